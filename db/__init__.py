@@ -1,0 +1,1 @@
+"""The ledger: what was found, who works on it, and what was concluded."""

@@ -1,0 +1,1 @@
+"""The user's door: archives in, reports out."""
