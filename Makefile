@@ -1,0 +1,49 @@
+# The commands of the README and of CI. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export TF_CPP_MIN_LOG_LEVEL := 3
+export TF_ENABLE_ONEDNN_OPTS := 1
+
+.PHONY: help install demo test lint migrate worker benchmark clean
+
+help: ## List the commands.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## Build the environment in .venv.
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about 2 GB, TensorFlow is most of it) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## Screen a synthetic archive, broken files among it.
+	@rm -rf demo
+	@$(BIN)/lesion-model synthesize demo/archive
+	@LESION_SCREEN_HOME=$(CURDIR)/demo/home $(BIN)/python tests/acceptance/demo.py demo/archive demo/results
+
+test: install lint ## Run every check and test.
+	@$(BIN)/python -m pytest
+
+lint: install ## Style, types and the directions of imports.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+migrate: install ## Bring the ledger's schema up to date and register the shipped model.
+	@$(BIN)/python -m worker.register
+
+worker: install ## Start one screening worker (WORKER_BROKER_URL and DB_URL say where).
+	@REMAP_SIGTERM=SIGQUIT $(BIN)/celery -A worker.app worker -Q screening -c 1 --loglevel WARNING
+
+benchmark: install ## Compare with a plain predict loop: make benchmark ARCHIVE=DIR
+	@$(BIN)/python tests/benchmarks/compare_predict_loop.py $(ARCHIVE)
+
+clean: ## Remove the environment, the demo and every cache.
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
