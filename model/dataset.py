@@ -1,0 +1,103 @@
+"""Labelled images for training, read from a folder in HAM10000's layout."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import TrainingDataError
+from model.images import decode_image, read_image_bytes
+from model.labels import CLASSES
+from model.metadata import PatientMetadata
+
+METADATA_FILE: Final = "HAM10000_metadata.csv"
+#: Width and height images are kept at while training: small enough for memory, larger than any crop needs.
+CACHED_SIZE: Final = (300, 225)
+MAX_IMAGE_BYTES: Final = 50 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImage:
+    """One row of the metadata with its image.
+
+    Attributes:
+        path: Relative to the folder.
+        image_id: Name of the image.
+        lesion_id: Lesion it shows; several images may show one.
+        label: Index in `CLASSES`.
+        patient: Age, sex and site.
+    """
+
+    path: str
+    image_id: str
+    lesion_id: str
+    label: int
+    patient: PatientMetadata
+
+
+def read_labels(folder: Path) -> list[LabelledImage]:
+    """Read the metadata file and find each image.
+
+    Raises:
+        TrainingDataError: Without a metadata file, an image, or with an unknown diagnosis.
+    """
+    table = folder / METADATA_FILE
+    if not table.is_file():
+        raise TrainingDataError(f"No {METADATA_FILE} in the data folder: give the folder HAM10000 was unpacked into.")
+    files = {path.stem: path for path in folder.rglob("*.jpg")}
+    with table.open(encoding="utf-8-sig", newline="") as lines:
+        return [_read_row(folder, files, number, row) for number, row in enumerate(csv.DictReader(lines), start=2)]
+
+
+def _read_row(folder: Path, files: dict[str, Path], number: int, row: dict[str, str]) -> LabelledImage:
+    if row["dx"] not in CLASSES:
+        raise TrainingDataError(f"Line {number} of {METADATA_FILE} has a diagnosis that is not one of {CLASSES}.")
+    if row["image_id"] not in files:
+        raise TrainingDataError(f"Line {number} of {METADATA_FILE} names an image that is not in the data folder.")
+    try:
+        age: float | None = float(row["age"])
+    except ValueError:
+        age = None
+    return LabelledImage(
+        path=files[row["image_id"]].relative_to(folder).as_posix(),
+        image_id=row["image_id"],
+        lesion_id=row["lesion_id"],
+        label=CLASSES.index(row["dx"]),
+        patient=PatientMetadata(age=age, sex=row["sex"], localization=row["localization"]),
+    )
+
+
+def load_images(
+    folder: Path, rows: list[LabelledImage], size: tuple[int, int] = CACHED_SIZE
+) -> tuple[NDArray[np.uint8], str]:
+    """Decode every image once.
+
+    Args:
+        folder: The data folder.
+        rows: What to read.
+        size: Width and height in pixels.
+
+    Returns:
+        `(n, height, width, 3)` uint8, and the data digest: sha256 over the sorted (image sha256, lesion, label).
+
+    Raises:
+        RejectedImage: An image cannot be read; training wants all of them.
+    """
+    images = np.empty((len(rows), size[1], size[0], 3), np.uint8)
+
+    def load(index: int) -> str:
+        row = rows[index]
+        data = read_image_bytes(folder, row.path, max_bytes=MAX_IMAGE_BYTES)
+        images[index] = decode_image(data, size)
+        return f"{hashlib.sha256(data).hexdigest()} {row.lesion_id} {CLASSES[row.label]}"
+
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        lines = sorted(threads.map(load, range(len(rows))))
+    return images, hashlib.sha256("\n".join(lines).encode()).hexdigest()
