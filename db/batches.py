@@ -1,0 +1,483 @@
+"""Batches: loading an archive into the ledger, finding batches again, counting, pausing and cancelling them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
+
+from db.audit import append_entry
+from db.clock import clock
+from db.errors import UnknownBatch, WriteRefused, WrongBatchState
+from db.session import read, write
+from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemRow:
+    """One file found, or one metadata row, on its way into the ledger."""
+
+    #: Relative to the archive's root; None where a metadata row names no sound path.
+    path: str | None
+    #: Bytes.
+    size: int | None = None
+    mtime_ns: int | None = None
+    image_id: str | None = None
+    lesion_id: str | None = None
+    patient_ref: str | None = None
+    #: Years.
+    age: float | None = None
+    sex: str | None = None
+    localization: str | None = None
+    label: str | None = None
+    #: Reason code where it is known at submit that there is nothing to score.
+    rejected: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an item that could be neither opened nor explained."""
+        if self.path is None and self.rejected is None:
+            raise ValueError("An item without a path must be rejected with a reason.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What became of a batch that was loaded."""
+
+    batch_id: int
+    #: The same manifest and model were there already; this is that batch, and the new one is gone.
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """A batch as the ledger has it."""
+
+    id: int
+    name: str
+    source: str
+    state: BatchState
+    priority: int
+    model_digest: str
+    manifest_digest: str | None
+    #: When it opened, or while it is loading when that began; seconds since 1970.
+    created_at: float
+    items: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How a batch stands; `found` is the sum of the five outcomes."""
+
+    found: int
+    open: int
+    done: int
+    referred: int
+    rejected: int
+    quarantined: int
+    #: From opening to the last verdict, or to now while it is being worked on.
+    seconds: float
+    #: How many items were rejected or quarantined for which reason code.
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+def start_batch(engine: Engine, *, name: str, source: str, model_digest: str, priority: int = 0) -> int:
+    """Begin a batch in state loading; no worker sees it yet. Not idempotent; its own transaction.
+
+    Args:
+        engine: The ledger.
+        name: What the user calls it.
+        source: Root of the archive.
+        model_digest: The model that the whole batch is pinned to.
+        priority: Higher goes first.
+
+    Returns:
+        The new batch's id.
+    """
+    with write(engine) as connection:
+        row = insert(Batch).values(
+            name=name,
+            source=source,
+            state=BatchState.LOADING,
+            priority=priority,
+            model_digest=model_digest,
+            created_at=clock(),
+            touched_at=clock(),
+        )
+        return connection.execute(row.returning(Batch.id)).scalar_one()
+
+
+def add_chunk(engine: Engine, batch_id: int, items: Sequence[ItemRow]) -> int:
+    """Add one chunk with its items to a loading batch. Not idempotent; its own transaction.
+
+    Rejected rows count at once, and a chunk without an open item is done at once.
+
+    Args:
+        engine: The ledger.
+        batch_id: A batch in state loading.
+        items: At least one item.
+
+    Returns:
+        The new chunk's id.
+
+    Raises:
+        UnknownBatch: If the batch is not there, or was discarded as stale.
+        WrongBatchState: If the batch is not loading any more.
+        ValueError: If there is no item.
+    """
+    if not items:
+        raise ValueError("A chunk needs at least one item.")
+    rejected = sum(item.rejected is not None for item in items)
+    open_count = len(items) - rejected
+    with write(engine) as connection:
+        # Also locks the batch, so that it cannot be discarded as stale in between.
+        touch = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING)
+        if connection.execute(touch.values(touched_at=clock())).rowcount == 0:
+            raise _refusal(connection, batch_id, "takes no more chunks")
+        chunk = insert(Chunk).values(
+            batch_id=batch_id,
+            state=ChunkState.OPEN if open_count else ChunkState.DONE,
+            items=len(items),
+            open_count=open_count,
+            rejected_count=rejected,
+            recorded_at=None if open_count else clock(),
+        )
+        chunk_id = connection.execute(chunk.returning(Chunk.id)).scalar_one()
+        connection.execute(insert(Item), [_values(item, batch_id, chunk_id) for item in items])
+        return chunk_id
+
+
+def _values(item: ItemRow, batch_id: int, chunk_id: int) -> dict[str, Any]:
+    return {
+        "batch_id": batch_id,
+        "chunk_id": chunk_id,
+        "path": item.path,
+        "size": item.size,
+        "mtime_ns": item.mtime_ns,
+        "image_id": item.image_id,
+        "lesion_id": item.lesion_id,
+        "patient_ref": item.patient_ref,
+        "age": item.age,
+        "sex": item.sex,
+        "localization": item.localization,
+        "label": item.label,
+        "state": ItemState.OPEN if item.rejected is None else ItemState.REJECTED,
+        "reason": item.rejected,
+    }
+
+
+def finish_loading(engine: Engine, batch_id: int, manifest_digest: str) -> Loaded:
+    """Open a loaded batch to the workers. Idempotent; its own transactions.
+
+    Where a batch of the same manifest and model exists, the one that was being loaded is deleted and the existing one
+    returned: also when two producers load the same archive at the same moment.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch that was loaded.
+        manifest_digest: Digest over everything that was loaded.
+
+    Returns:
+        The batch to go on with.
+
+    Raises:
+        UnknownBatch: If the batch is not there.
+        WrongBatchState: If the batch was opened before with another manifest.
+    """
+    try:
+        _open_batch(engine, batch_id, manifest_digest)
+    except WriteRefused:
+        model_digest = get_batch(engine, batch_id).model_digest
+        existing = find_batch(engine, manifest_digest, model_digest)
+        if existing is None:
+            raise
+        with write(engine) as connection:
+            _delete_loading(connection, [batch_id])
+        return Loaded(batch_id=existing, existed=True)
+    return Loaded(batch_id=batch_id, existed=False)
+
+
+def _open_batch(engine: Engine, batch_id: int, manifest_digest: str) -> None:
+    with write(engine) as connection:
+        opening = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING)
+        values = {"state": BatchState.OPEN, "manifest_digest": manifest_digest, "opened_at": clock()}
+        if connection.execute(opening.values(values)).rowcount:
+            return
+        # A lost answer to the COMMIT makes the producer ask again.
+        before = select(Batch.manifest_digest).where(Batch.id == batch_id)
+        if connection.execute(before).scalar_one_or_none() != manifest_digest:
+            raise _refusal(connection, batch_id, "cannot be opened with another manifest")
+
+
+def find_batch(engine: Engine, manifest_digest: str, model_digest: str) -> int | None:
+    """Find the batch of a manifest and a model; reads only.
+
+    Args:
+        engine: The ledger.
+        manifest_digest: Digest of the manifest.
+        model_digest: Digest of the model.
+
+    Returns:
+        Its id, or None.
+    """
+    wanted = select(Batch.id).where(Batch.manifest_digest == manifest_digest, Batch.model_digest == model_digest)
+    with read(engine) as connection:
+        return connection.execute(wanted).scalar_one_or_none()
+
+
+def discard_stale_loading(engine: Engine, source: str, idle_seconds: float = 60) -> int:
+    """Delete what producers that died left half loaded. Idempotent; its own transaction.
+
+    Args:
+        engine: The ledger.
+        source: Root of the archive.
+        idle_seconds: A loading batch that got no chunk for so long is stale.
+
+    Returns:
+        How many batches were deleted.
+    """
+    stale = select(Batch.id).where(
+        Batch.state == BatchState.LOADING, Batch.source == source, Batch.touched_at < clock() - idle_seconds
+    )
+    with write(engine) as connection:
+        ids = connection.execute(stale.order_by(Batch.id).with_for_update()).scalars().all()
+        _delete_loading(connection, ids)
+        return len(ids)
+
+
+def _delete_loading(connection: Connection, ids: Sequence[int]) -> None:
+    for batch_id in ids:
+        connection.execute(delete(Item).where(Item.batch_id == batch_id))
+        connection.execute(delete(Chunk).where(Chunk.batch_id == batch_id))
+        connection.execute(delete(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING))
+
+
+def get_batch(engine: Engine, batch_id: int) -> BatchRow:
+    """Look a batch up; reads only.
+
+    Args:
+        engine: The ledger.
+        batch_id: Its id.
+
+    Returns:
+        The batch.
+
+    Raises:
+        UnknownBatch: If it is not there.
+    """
+    with read(engine) as connection:
+        row = connection.execute(_batches().where(Batch.id == batch_id)).one_or_none()
+    if row is None:
+        raise UnknownBatch(f"There is no batch {batch_id}.")
+    return _batch_row(row)
+
+
+def list_batches(engine: Engine, limit: int = 20) -> list[BatchRow]:
+    """List batches, newest first; reads only.
+
+    Args:
+        engine: The ledger.
+        limit: At most so many.
+
+    Returns:
+        The batches, those that are loading included.
+    """
+    with read(engine) as connection:
+        rows = connection.execute(_batches().order_by(Batch.id.desc()).limit(limit)).all()
+    return [_batch_row(row) for row in rows]
+
+
+def latest_batch(engine: Engine) -> BatchRow | None:
+    """Return the newest batch, one that is still loading only where there is no other; reads only.
+
+    Args:
+        engine: The ledger.
+
+    Returns:
+        The batch, or None in an empty ledger.
+    """
+    # What a dead producer left half loaded must not hide the batch that is being worked on.
+    order = (Batch.state == BatchState.LOADING, Batch.id.desc())
+    with read(engine) as connection:
+        row = connection.execute(_batches().order_by(*order).limit(1)).one_or_none()
+    return None if row is None else _batch_row(row)
+
+
+def _batches() -> Select[Any]:
+    items = select(func.coalesce(func.sum(Chunk.items), 0)).where(Chunk.batch_id == Batch.id).scalar_subquery()
+    chunks = select(func.count()).where(Chunk.batch_id == Batch.id).scalar_subquery()
+    return select(
+        Batch.id,
+        Batch.name,
+        Batch.source,
+        Batch.state,
+        Batch.priority,
+        Batch.model_digest,
+        Batch.manifest_digest,
+        func.coalesce(Batch.opened_at, Batch.created_at).label("created_at"),
+        items.label("items"),
+        chunks.label("chunks"),
+    )
+
+
+def _batch_row(row: Row[Any]) -> BatchRow:
+    return BatchRow(
+        id=row.id,
+        name=row.name,
+        source=row.source,
+        state=row.state,
+        priority=row.priority,
+        model_digest=row.model_digest,
+        manifest_digest=row.manifest_digest,
+        created_at=row.created_at,
+        items=int(row.items),
+        chunks=int(row.chunks),
+    )
+
+
+def count_items(engine: Engine, batch_id: int) -> Counts:
+    """Count a batch's items by outcome; reads only.
+
+    Sums the chunks' counters and looks only at items that have a reason, so ten million items are counted as
+    quickly as their forty thousand chunks.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+
+    Returns:
+        The counts of one moment.
+
+    Raises:
+        UnknownBatch: If it is not there.
+    """
+    begun = func.coalesce(Batch.opened_at, Batch.created_at)
+    batch = select(Batch.state, begun.label("begun"), clock().label("now")).where(Batch.id == batch_id)
+    columns = (
+        Chunk.items,
+        Chunk.open_count,
+        Chunk.done_count,
+        Chunk.referred_count,
+        Chunk.rejected_count,
+        Chunk.quarantined_count,
+    )
+    sums = [func.coalesce(func.sum(column), 0) for column in columns]
+    chunks = select(func.max(Chunk.recorded_at), *sums).where(Chunk.batch_id == batch_id)
+    reasons = select(Item.reason, func.count()).where(Item.batch_id == batch_id, Item.reason.is_not(None))
+    with read(engine) as connection:
+        row = connection.execute(batch).one_or_none()
+        if row is None:
+            raise UnknownBatch(f"There is no batch {batch_id}.")
+        last, *counted = connection.execute(chunks).one()
+        why = {str(reason): int(n) for reason, n in connection.execute(reasons.group_by(Item.reason)).tuples()}
+    found, still_open, done, referred, rejected, quarantined = (int(count) for count in counted)
+    working = still_open > 0 and row.state != BatchState.CANCELLED
+    end = row.now if working else last
+    return Counts(
+        found=found,
+        open=still_open,
+        done=done,
+        referred=referred,
+        rejected=rejected,
+        quarantined=quarantined,
+        # An archive whose every row is rejected at submit is finished before it opens.
+        seconds=max(0.0, (end or row.begun) - row.begun),
+        reasons=why,
+    )
+
+
+def pause_batch(engine: Engine, batch_id: int, actor: str) -> bool:
+    """Let no worker claim another chunk of a batch. Idempotent; its own transaction; audited.
+
+    Chunks that are leased already are finished.
+
+    Args:
+        engine: The ledger.
+        batch_id: An open batch.
+        actor: Who asks.
+
+    Returns:
+        False where it was paused before.
+
+    Raises:
+        UnknownBatch: If it is not there.
+        WrongBatchState: If it is loading or cancelled.
+    """
+    return _change_state(engine, batch_id, actor, frozenset({BatchState.OPEN}), BatchState.PAUSED)
+
+
+def resume_batch(engine: Engine, batch_id: int, actor: str) -> bool:
+    """Open a paused or cancelled batch again. Idempotent; its own transaction; audited.
+
+    Args:
+        engine: The ledger.
+        batch_id: A paused or cancelled batch.
+        actor: Who asks.
+
+    Returns:
+        False where it was open before.
+
+    Raises:
+        UnknownBatch: If it is not there.
+        WrongBatchState: If it is loading.
+    """
+    closed = frozenset({BatchState.PAUSED, BatchState.CANCELLED})
+    return _change_state(engine, batch_id, actor, closed, BatchState.OPEN)
+
+
+def cancel_batch(engine: Engine, batch_id: int, actor: str) -> bool:
+    """Stop a batch; workers that hold its chunks write nothing more. Idempotent; its own transaction; audited.
+
+    Its open items stay open.
+
+    Args:
+        engine: The ledger.
+        batch_id: An open or paused batch.
+        actor: Who asks.
+
+    Returns:
+        False where it was cancelled before.
+
+    Raises:
+        UnknownBatch: If it is not there.
+        WrongBatchState: If it is loading.
+    """
+    return _change_state(engine, batch_id, actor, frozenset({BatchState.OPEN, BatchState.PAUSED}), BatchState.CANCELLED)
+
+
+#: Audit action of each state that a person can give a batch.
+_ACTIONS = {BatchState.PAUSED: "pause_batch", BatchState.OPEN: "resume_batch", BatchState.CANCELLED: "cancel_batch"}
+
+
+def _change_state(
+    engine: Engine, batch_id: int, actor: str, from_states: frozenset[BatchState], to_state: BatchState
+) -> bool:
+    with write(engine) as connection:
+        # Waits for claims in flight and holds back new ones: see claim_chunk.
+        state = connection.execute(select(Batch.state).where(Batch.id == batch_id).with_for_update()).scalar()
+        if state == to_state:
+            return False
+        if state not in from_states:
+            raise _refusal(connection, batch_id, f"cannot become {to_state}")
+        connection.execute(update(Batch).where(Batch.id == batch_id).values(state=to_state))
+        if to_state is BatchState.CANCELLED:
+            _fence_out(connection, batch_id)
+        append_entry(connection, actor, _ACTIONS[to_state], f"batch {batch_id}")
+        return True
+
+
+def _fence_out(connection: Connection, batch_id: int) -> None:
+    # Raising the fence makes every later write of the present holders a LeaseLost; it is no crash of theirs.
+    running = update(Chunk).where(Chunk.batch_id == batch_id, Chunk.state == ChunkState.RUNNING)
+    connection.execute(
+        running.values(
+            state=ChunkState.OPEN, attempt=Chunk.attempt + 1, lease_until=None, worker=None, suspect_item_id=None
+        )
+    )
+
+
+def _refusal(connection: Connection, batch_id: int, what: str) -> UnknownBatch | WrongBatchState:
+    state = connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar()
+    if state is None:
+        return UnknownBatch(f"There is no batch {batch_id}.")
+    return WrongBatchState(f"Batch {batch_id} is {state.value} and {what}.")

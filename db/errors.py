@@ -1,0 +1,73 @@
+"""Errors of the ledger, split by who must act.
+
+LedgerError
+├── LeaseLost            another worker owns the chunk now: stop, write nothing
+├── UnknownBatch         the caller named a batch that is not there
+├── UnknownItem          the caller named an item that is not an open one of its chunk
+├── UnknownModel         the caller named a model version that is not there
+├── NoActiveModel        no model version is active yet
+├── WrongBatchState      the batch's state does not allow what was asked
+├── ModelMismatch        verdicts of another model than the batch's pinned one
+├── MissingResult        a verdict was said to be stored already and is not
+├── WriteRefused         a constraint of the database refused a row
+├── SchemaMismatch       the ledger's schema is not the one this program needs
+├── NetworkFileSystem    SQLite would lose data on this file system
+└── SettingsError        an environment variable is unknown or has no sound value
+
+What the database says about a lost connection, a deadlock or a full disk stays SQLAlchemy's own
+exception: see `db.session.is_transient`.
+"""
+
+# ruff: noqa: N818 - the names say what happened, as the whole project speaks of it.
+
+
+class LedgerError(Exception):
+    """The ledger could not do what was asked."""
+
+
+class LeaseLost(LedgerError):
+    """The chunk's lease belongs to another attempt now; nothing was written."""
+
+
+class UnknownBatch(LedgerError):
+    """There is no such batch in the ledger."""
+
+
+class UnknownItem(LedgerError):
+    """The item is not an open item of this chunk."""
+
+
+class UnknownModel(LedgerError):
+    """There is no such model version in the ledger."""
+
+
+class NoActiveModel(LedgerError):
+    """No model version is active; run `python -m worker.register` to register the shipped one."""
+
+
+class WrongBatchState(LedgerError):
+    """The batch's state does not allow this."""
+
+
+class ModelMismatch(LedgerError):
+    """The verdicts come from another model than the one the batch is pinned to."""
+
+
+class MissingResult(LedgerError):
+    """A verdict that should be stored already is not in the ledger."""
+
+
+class WriteRefused(LedgerError):
+    """The database refused a row; only the constraint is named, never the row's values."""
+
+
+class SchemaMismatch(LedgerError):
+    """The ledger's schema is not the one this program needs."""
+
+
+class NetworkFileSystem(LedgerError):
+    """A SQLite ledger on a network file system would be damaged sooner or later."""
+
+
+class SettingsError(LedgerError):
+    """An environment variable is not a known setting, or has no sound value."""

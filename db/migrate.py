@@ -1,0 +1,26 @@
+"""Bring the ledger to the newest schema: `python -m db.migrate`."""
+
+import sys
+
+from db.errors import LedgerError
+from db.session import open_ledger, upgrade_schema
+from db.settings import DbSettings, HomeSettings, read_settings
+
+
+def main() -> int:
+    """Open the ledger that the environment names and upgrade it.
+
+    Returns:
+        0, or 2 where a setting is wrong.
+    """
+    try:
+        url = read_settings(DbSettings).ledger_url(read_settings(HomeSettings))
+        upgrade_schema(open_ledger(url))
+    except LedgerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,194 @@
+"""Model versions: registering them, and which one new batches take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from db.audit import append_entry
+from db.clock import clock
+from db.errors import UnknownModel
+from db.session import read, take_lock, write
+from db.tables import ModelState, ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A registered model version."""
+
+    #: sha256 of the canonical manifest.
+    digest: str
+    name: str
+    backbone: str
+    #: Digest of the version that it was trained from.
+    parent: str | None
+    state: ModelState
+    metrics: Mapping[str, Any]
+    #: Digest of its training data.
+    data_digest: str
+    created_at: float
+
+
+def register_model(
+    engine: Engine,
+    *,
+    digest: str,
+    name: str,
+    backbone: str,
+    metrics: Mapping[str, Any],
+    data_digest: str,
+    parent: str | None = None,
+) -> bool:
+    """Register a model version as a candidate. Idempotent; its own transaction.
+
+    Args:
+        engine: The ledger.
+        digest: Digest of its manifest.
+        name: What it is called.
+        backbone: Its backbone network.
+        metrics: What was measured, as JSON.
+        data_digest: Digest of its training data.
+        parent: Digest of the version that it was trained from.
+
+    Returns:
+        False where it was registered before; that row stays as it is.
+    """
+    row = {
+        "digest": digest,
+        "name": name,
+        "backbone": backbone,
+        "parent": parent,
+        "state": ModelState.CANDIDATE,
+        "metrics": dict(metrics),
+        "data_digest": data_digest,
+        "created_at": clock(),
+    }
+    with write(engine) as connection:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        return connection.execute(dialect.insert(ModelVersion).values(row).on_conflict_do_nothing()).rowcount == 1
+
+
+def activate_model(engine: Engine, digest: str, *, actor: str, why: str) -> bool:
+    """Make a version the one that new batches take. Idempotent; its own transaction; audited.
+
+    Running batches keep the model that they are pinned to.
+
+    Args:
+        engine: The ledger.
+        digest: A registered version.
+        actor: Who asks.
+        why: The reason, for the audit trail.
+
+    Returns:
+        False where it was active before.
+
+    Raises:
+        UnknownModel: If it is not registered.
+    """
+    with write(engine) as connection:
+        take_lock(connection, "models")
+        state = connection.execute(select(ModelVersion.state).where(ModelVersion.digest == digest)).scalar()
+        if state is None:
+            raise UnknownModel("There is no model version with this digest.")
+        if state == ModelState.ACTIVE:
+            return False
+        before = update(ModelVersion).where(ModelVersion.state == ModelState.ACTIVE)
+        connection.execute(before.values(state=ModelState.RETIRED))
+        _set_active(connection, digest, actor, why)
+        return True
+
+
+def activate_first(engine: Engine, digest: str, actor: str) -> bool:
+    """Make a version active only where none is. Idempotent; its own transaction; audited.
+
+    Args:
+        engine: The ledger.
+        digest: A registered version.
+        actor: Who asks.
+
+    Returns:
+        Whether it became active now.
+
+    Raises:
+        UnknownModel: If none is active and it is not registered.
+    """
+    with write(engine) as connection:
+        take_lock(connection, "models")
+        if connection.execute(_models().where(ModelVersion.state == ModelState.ACTIVE)).first() is not None:
+            return False
+        _set_active(connection, digest, actor, "no model was active")
+        return True
+
+
+def _set_active(connection: Connection, digest: str, actor: str, why: str) -> None:
+    chosen = update(ModelVersion).where(ModelVersion.digest == digest).values(state=ModelState.ACTIVE)
+    if connection.execute(chosen).rowcount == 0:
+        raise UnknownModel("There is no model version with this digest.")
+    append_entry(connection, actor, "activate_model", f"model {digest}", why)
+
+
+def active_model(engine: Engine) -> ModelRow | None:
+    """Return the version that new batches take, or None where there is none; reads only.
+
+    Args:
+        engine: The ledger.
+
+    Returns:
+        The active version.
+    """
+    with read(engine) as connection:
+        row = connection.execute(_models().where(ModelVersion.state == ModelState.ACTIVE)).one_or_none()
+    return None if row is None else _model_row(row)
+
+
+def get_model(engine: Engine, digest: str) -> ModelRow:
+    """Look a version up; reads only.
+
+    Args:
+        engine: The ledger.
+        digest: Digest of its manifest.
+
+    Returns:
+        The version.
+
+    Raises:
+        UnknownModel: If it is not registered.
+    """
+    with read(engine) as connection:
+        row = connection.execute(_models().where(ModelVersion.digest == digest)).one_or_none()
+    if row is None:
+        raise UnknownModel("There is no model version with this digest.")
+    return _model_row(row)
+
+
+def list_models(engine: Engine) -> list[ModelRow]:
+    """List all versions, newest first; reads only.
+
+    Args:
+        engine: The ledger.
+
+    Returns:
+        The versions.
+    """
+    order = (ModelVersion.created_at.desc(), ModelVersion.digest)
+    with read(engine) as connection:
+        return [_model_row(row) for row in connection.execute(_models().order_by(*order))]
+
+
+def _models() -> Select[Any]:
+    return select(ModelVersion.__table__)
+
+
+def _model_row(row: Row[Any]) -> ModelRow:
+    return ModelRow(
+        digest=row.digest,
+        name=row.name,
+        backbone=row.backbone,
+        parent=row.parent,
+        state=row.state,
+        metrics=row.metrics,
+        data_digest=row.data_digest,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,108 @@
+"""Where the ledger and the one-machine state live, read from the environment."""
+
+import os
+from pathlib import Path
+from typing import Self, TypeVar
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from db.errors import SettingsError
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class StrictSettings(BaseSettings):
+    """Settings that refuse unknown environment variables carrying their prefix.
+
+    A misspelt `DB_ULR` that is silently ignored would put patients' data into the wrong database.
+    """
+
+    # A refused value may be a secret or a path: errors name the setting, never what was in it.
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="after")
+    def refuse_unknown_names(self) -> Self:
+        """Refuse an environment variable that has the prefix and is no setting.
+
+        Returns:
+            The settings, unchanged.
+
+        Raises:
+            ValueError: If such a variable is set.
+        """
+        prefix = self.model_config.get("env_prefix", "").upper()
+        known = {f"{prefix}{name}".upper() for name in type(self).model_fields}
+        unknown = sorted(name for name in os.environ if prefix and name.upper().startswith(prefix))
+        unknown = [name for name in unknown if name.upper() not in known]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such setting (known: {', '.join(sorted(known))})")
+        return self
+
+
+class HomeSettings(StrictSettings):
+    """The folder of the one-machine state, and the artifact store."""
+
+    model_config = SettingsConfigDict(env_prefix="LESION_SCREEN_")
+
+    #: Folder of ledger, private Redis, logs and store; created when it is first written to.
+    home: Path = Field(default_factory=lambda: platformdirs.user_state_path("lesion-screen"))
+    #: Artifact store; a folder in the home where it is not given.
+    store: str | None = None
+
+    @property
+    def store_path(self) -> Path:
+        """The folder of the artifact store."""
+        return Path(self.store) if self.store else self.home / "store"
+
+    @property
+    def ledger_url(self) -> str:
+        """URL of the embedded ledger in the home folder."""
+        return f"sqlite:///{self.home.expanduser().absolute() / 'ledger.sqlite'}"
+
+
+class DbSettings(StrictSettings):
+    """The ledger's address and the size of its connection pool."""
+
+    model_config = SettingsConfigDict(env_prefix="DB_")
+
+    #: SQLAlchemy URL; the embedded SQLite ledger of the home where it is not given.
+    url: SecretStr | None = None
+    #: Connections kept open by one process.
+    pool_size: int = Field(default=5, ge=1, le=100)
+
+    def ledger_url(self, home: HomeSettings) -> str:
+        """Say which ledger to open.
+
+        Args:
+            home: Settings of the one-machine state, used where no URL is set.
+
+        Returns:
+            A SQLAlchemy URL; it may hold a password, so it must never be logged.
+        """
+        return self.url.get_secret_value() if self.url else home.ledger_url
+
+
+def read_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read settings from the environment.
+
+    Args:
+        kind: The settings class.
+
+    Returns:
+        The settings, frozen.
+
+    Raises:
+        SettingsError: If a variable is unknown or has no sound value; one plain sentence for each.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "").upper()
+        raise SettingsError("; ".join(_sentence(prefix, one["loc"], one["msg"]) for one in error.errors())) from None
+
+
+def _sentence(prefix: str, location: tuple[int | str, ...], message: str) -> str:
+    plain = message.removeprefix("Value error, ")
+    return f"{prefix}{str(location[0]).upper()}: {plain}" if location else plain

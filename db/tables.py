@@ -1,0 +1,361 @@
+"""Tables of the ledger: batches, chunks, items, results, model versions, training runs, audit and leases."""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Dialect,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+#: The seven classes of HAM10000 in the order of the probability columns.
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+#: Marks the stored form of a text that the database cannot hold as it is (U+001F occurs in no sane file name).
+_HEX_MARK = "\x1fhex:"
+
+# SQLite numbers rows by itself only where the key is called exactly INTEGER.
+_BigKey = BigInteger().with_variant(Integer, "sqlite")
+
+
+class BatchState(StrEnum):
+    """What may happen to a batch: only an open one is worked on."""
+
+    LOADING = "loading"
+    OPEN = "open"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+
+
+class ChunkState(StrEnum):
+    """Whether a chunk waits, is leased by a worker, or has no open item left."""
+
+    OPEN = "open"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class ItemState(StrEnum):
+    """The five ways an item is counted; every item is in exactly one."""
+
+    OPEN = "open"
+    DONE = "done"
+    REFERRED = "referred"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+
+
+class ModelState(StrEnum):
+    """A model version waits, is the one new batches take, or was replaced."""
+
+    CANDIDATE = "candidate"
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+class RunState(StrEnum):
+    """Where a training run stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ForeignText(TypeDecorator[str]):
+    """Text from somebody else's disk or table, kept letter by letter.
+
+    A file name that is no UTF-8 (a lone surrogate in Python) and a NUL in a metadata cell are refused by the
+    databases. They are found files and rows all the same, so they are stored as hexadecimal and read back unchanged.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Turn a text that the database would refuse into its hexadecimal form."""
+        if value is None:
+            return None
+        plain = value.isascii() and value.isprintable()
+        if plain or not _needs_hex(value):
+            return value
+        return _HEX_MARK + value.encode("utf-8", "surrogatepass").hex()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Give back what was stored."""
+        if value is None or not value.startswith(_HEX_MARK):
+            return value
+        return bytes.fromhex(value.removeprefix(_HEX_MARK)).decode("utf-8", "surrogatepass")
+
+
+def _needs_hex(value: str) -> bool:
+    if "\x00" in value or value.startswith(_HEX_MARK):
+        return True
+    return any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _state(kind: type[StrEnum]) -> TypeEngine[Any]:
+    return Enum(
+        kind,
+        native_enum=False,
+        create_constraint=False,
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+def _one_of(kind: type[StrEnum]) -> CheckConstraint:
+    values = ", ".join(f"'{member.value}'" for member in kind)
+    return CheckConstraint(f"state IN ({values})", name="state_known")
+
+
+class Base(DeclarativeBase):
+    """All tables of the ledger, with readable constraint names."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Batch(Base):
+    """One archive under one model."""
+
+    __tablename__ = "batch"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    name: Mapped[str] = mapped_column(ForeignText)
+    #: The archive's root; hosts may mount it elsewhere.
+    source: Mapped[str] = mapped_column(ForeignText)
+    state: Mapped[BatchState] = mapped_column(_state(BatchState))
+    #: Higher goes first.
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    #: NULL while loading, so that the unique key holds for loaded batches only.
+    manifest_digest: Mapped[str | None] = mapped_column(String(64))
+    model_digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(Double)
+    #: Last sign of life of the producer that loads it.
+    touched_at: Mapped[float] = mapped_column(Double)
+    opened_at: Mapped[float | None] = mapped_column(Double)
+
+    __table_args__ = (
+        UniqueConstraint("manifest_digest", "model_digest"),
+        _one_of(BatchState),
+        CheckConstraint("state = 'loading' OR manifest_digest IS NOT NULL", name="loaded_has_manifest"),
+        # A row number that is never given twice: a message about a discarded batch must not meet another one.
+        {"sqlite_autoincrement": True},
+    )
+
+
+class Chunk(Base):
+    """Up to a few hundred items of a batch, leased, screened and counted together."""
+
+    __tablename__ = "chunk"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    batch_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("batch.id"))
+    state: Mapped[ChunkState] = mapped_column(_state(ChunkState))
+    #: The fence: raised by every claim, and only its holder may write.
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    #: Expired leases that were taken over.
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
+    lease_until: Mapped[float | None] = mapped_column(Double)
+    worker: Mapped[str | None] = mapped_column(Text)
+    rung_at: Mapped[float | None] = mapped_column(Double)
+    recorded_at: Mapped[float | None] = mapped_column(Double)
+    #: The item being opened in suspect mode. No foreign key: item points at chunk already, and two tables that
+    #: point at each other can neither be created nor emptied in order.
+    suspect_item_id: Mapped[int | None] = mapped_column(_BigKey)
+    items: Mapped[int] = mapped_column(Integer)
+    open_count: Mapped[int] = mapped_column(Integer)
+    done_count: Mapped[int] = mapped_column(Integer, default=0)
+    referred_count: Mapped[int] = mapped_column(Integer, default=0)
+    rejected_count: Mapped[int] = mapped_column(Integer, default=0)
+    quarantined_count: Mapped[int] = mapped_column(Integer, default=0)
+
+    __table_args__ = (
+        Index(None, "batch_id"),
+        # The feeder looks every second for what is not done.
+        Index(None, "state", "lease_until"),
+        _one_of(ChunkState),
+        CheckConstraint(
+            "items = open_count + done_count + referred_count + rejected_count + quarantined_count",
+            name="counts_add_up",
+        ),
+        CheckConstraint(
+            "open_count >= 0 AND done_count >= 0 AND referred_count >= 0"
+            " AND rejected_count >= 0 AND quarantined_count >= 0",
+            name="counts_not_negative",
+        ),
+        CheckConstraint("(state = 'done') = (open_count = 0)", name="done_without_open"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_has_lease"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class Item(Base):
+    """One file found in the archive, or one metadata row whose file is missing."""
+
+    __tablename__ = "item"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    batch_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("batch.id"))
+    chunk_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("chunk.id"))
+    path: Mapped[str | None] = mapped_column(ForeignText)
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int | None] = mapped_column(BigInteger)
+    image_id: Mapped[str | None] = mapped_column(ForeignText)
+    lesion_id: Mapped[str | None] = mapped_column(ForeignText)
+    patient_ref: Mapped[str | None] = mapped_column(ForeignText)
+    #: Years.
+    age: Mapped[float | None] = mapped_column(Double)
+    sex: Mapped[str | None] = mapped_column(ForeignText)
+    localization: Mapped[str | None] = mapped_column(ForeignText)
+    label: Mapped[str | None] = mapped_column(ForeignText)
+    state: Mapped[ItemState] = mapped_column(_state(ItemState))
+    #: Why it was rejected or quarantined: a code, never free text.
+    reason: Mapped[str | None] = mapped_column(String(64))
+    image_digest: Mapped[str | None] = mapped_column(String(64))
+    input_digest: Mapped[str | None] = mapped_column(String(64))
+    #: Attempts that died while this item was the one being opened.
+    marks: Mapped[int] = mapped_column(Integer, default=0)
+
+    __table_args__ = (
+        Index(None, "chunk_id"),
+        # The report reads a batch page by page in the order of the ids.
+        Index(None, "batch_id", "id"),
+        # Few items have a reason, so counting reasons must not walk over the others.
+        Index(
+            None,
+            "batch_id",
+            "reason",
+            sqlite_where=text("reason IS NOT NULL"),
+            postgresql_where=text("reason IS NOT NULL"),
+        ),
+        _one_of(ItemState),
+        CheckConstraint("(state IN ('rejected', 'quarantined')) = (reason IS NOT NULL)", name="reason_where_needed"),
+        CheckConstraint("state NOT IN ('done', 'referred') OR input_digest IS NOT NULL", name="verdict_has_digest"),
+        CheckConstraint("path IS NOT NULL OR state = 'rejected'", name="path_unless_rejected"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class Result(Base):
+    """What one model says about one input; one row however many items show that input."""
+
+    __tablename__ = "result"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    input_digest: Mapped[str] = mapped_column(String(64))
+    model_digest: Mapped[str] = mapped_column(String(64))
+    p_akiec: Mapped[float] = mapped_column(Double)
+    p_bcc: Mapped[float] = mapped_column(Double)
+    p_bkl: Mapped[float] = mapped_column(Double)
+    p_df: Mapped[float] = mapped_column(Double)
+    p_mel: Mapped[float] = mapped_column(Double)
+    p_nv: Mapped[float] = mapped_column(Double)
+    p_vasc: Mapped[float] = mapped_column(Double)
+    diagnosis: Mapped[str] = mapped_column(String(16))
+    confidence: Mapped[float] = mapped_column(Double)
+    malignant_score: Mapped[float] = mapped_column(Double)
+    referred: Mapped[bool]
+    refer_reason: Mapped[str | None] = mapped_column(String(64))
+    engine: Mapped[str] = mapped_column(String(64))
+    #: Relative to the artifact store.
+    attention_path: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (UniqueConstraint("input_digest", "model_digest"),)
+
+
+class ModelVersion(Base):
+    """A model that was registered, by the digest of its manifest."""
+
+    __tablename__ = "model_version"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    backbone: Mapped[str] = mapped_column(Text)
+    parent: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[ModelState] = mapped_column(_state(ModelState))
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
+    data_digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (
+        _one_of(ModelState),
+        # At most one active model, whoever promotes at the same moment.
+        Index(
+            "uq_model_version_active",
+            "state",
+            unique=True,
+            sqlite_where=text("state = 'active'"),
+            postgresql_where=text("state = 'active'"),
+        ),
+    )
+
+
+class TrainingRun(Base):
+    """One retraining, from queue to gate."""
+
+    __tablename__ = "training_run"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    state: Mapped[RunState] = mapped_column(_state(RunState))
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    params: Mapped[dict[str, Any]] = mapped_column(JSON)
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    heartbeat: Mapped[float | None] = mapped_column(Double)
+    model_digest: Mapped[str | None] = mapped_column(String(64))
+    gate: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (_one_of(RunState), {"sqlite_autoincrement": True})
+
+
+class AuditEntry(Base):
+    """Who did what to which subject; each entry carries the hash of the one before."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    at: Mapped[float] = mapped_column(Double)
+    actor: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text, default="")
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+    # Unique: a chain cannot fork.
+    __table_args__ = (UniqueConstraint("previous_hash"), {"sqlite_autoincrement": True})
+
+
+class Lease(Base):
+    """A role that one process at a time may hold, such as the feeder's."""
+
+    __tablename__ = "lease"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    holder: Mapped[str] = mapped_column(Text)
+    lease_until: Mapped[float] = mapped_column(Double)
