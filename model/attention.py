@@ -37,7 +37,8 @@ class SoftAttention(keras.layers.Layer):
         """Attend to `(batch, h, w, d)` features."""
         _, height, width, _ = features.shape
         scores = ops.reshape(self.scores(features), (-1, height * width, self.heads))
-        maps = ops.softmax(scores, axis=1)
+        # ops.softmax warns on a 1x1 map, where each head's map is rightly the constant 1.
+        maps = ops.exp(scores - ops.logsumexp(scores, axis=1, keepdims=True))
         summed = ops.reshape(ops.sum(maps, axis=2), (-1, height, width))
         return self.gamma * summed[..., None] * features, summed
 

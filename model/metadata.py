@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,6 +156,6 @@ def mask_metadata(
     hidden |= generator.random((len(encoded), 1)) < all_fields
     masked = encoded.copy()
     bounds = (0, 2, 2 + len(SEXES), WIDTH)
-    for field, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for field, (start, stop) in enumerate(itertools.pairwise(bounds)):
         masked[hidden[:, field], start:stop] = missing[start:stop]
     return masked

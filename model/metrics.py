@@ -60,7 +60,9 @@ def summarise(
     matrix = confusion_matrix(labels, np.argmax(probabilities / prior, axis=1))
     recalls = recall_by_class(matrix)
     top = np.argmax(probabilities, axis=1)
-    aucs = [roc_auc_score(labels == c, probabilities[:, c]) for c in range(len(CLASSES)) if 0 < np.mean(labels == c) < 1]
+    aucs = [
+        roc_auc_score(labels == c, probabilities[:, c]) for c in range(len(CLASSES)) if 0 < np.mean(labels == c) < 1
+    ]
     malignant = probabilities[:, MALIGNANT_INDEX].sum(axis=1)
     return {
         "images": float(len(labels)),

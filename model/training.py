@@ -90,7 +90,7 @@ def random_views(generator: np.random.Generator, count: int) -> tuple[NDArray[np
     left = generator.uniform(0.0, 1.0 - width)
     rows = np.stack([top, top + height], axis=1)
     columns = np.stack([left, left + width], axis=1)
-    flips = generator.random((2, count)) < 0.5
+    flips = generator.integers(0, 2, (2, count)).astype(bool)
     rows[flips[0]] = rows[flips[0], ::-1]
     columns[flips[1]] = columns[flips[1], ::-1]
     boxes = np.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]], axis=1)
@@ -114,7 +114,12 @@ class Trainer:
     """
 
     def __init__(
-        self, network: NetworkConfig, config: TrainingConfig, data: TrainingSet, weights: Path | str, folder: Path
+        self,
+        network: NetworkConfig,
+        config: TrainingConfig,
+        data: TrainingSet,
+        weights: Path | str | None,
+        folder: Path,
     ) -> None:
         self.config, self.data, self.folder = config, data, folder
         self.input_size = network.input_size
@@ -127,9 +132,7 @@ class Trainer:
         self.averages = [tf.Variable(v.value, trainable=False) for v in self._trained()]
         self.steps_an_epoch = len(data.labels) // config.batch_size
         self.optimizers = [self._optimizer(1.0), self._optimizer(config.head_factor)]
-        for optimizer, variables in zip(
-            self.optimizers, (self.backbone_variables, self.head_variables), strict=True
-        ):
+        for optimizer, variables in zip(self.optimizers, (self.backbone_variables, self.head_variables), strict=True):
             optimizer.build(variables)
         self.log_prior = tf.constant(np.log(data.prior()), tf.float32)
         self.epoch = 0
@@ -162,9 +165,7 @@ class Trainer:
             logits = self.model([views, metadata], training=True)["logits"] + self.log_prior
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
         variables = self._trained()
-        gradients, _ = tf.clip_by_global_norm(
-            tape.gradient(loss, [v.value for v in variables]), self.config.clip_norm
-        )
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, [v.value for v in variables]), self.config.clip_norm)
         cut = len(self.backbone_variables)
         self.optimizers[0].apply(gradients[:cut], self.backbone_variables)
         self.optimizers[1].apply(gradients[cut:], self.head_variables)
@@ -213,7 +214,7 @@ class Trainer:
                 tf.constant(self.data.labels[rows]),
                 tf.constant(boxes),
                 tf.constant(colours),
-                tf.constant(bool(generator.random() < 0.5)),
+                tf.constant(bool(generator.integers(0, 2))),
             )
 
     def _state(self) -> list[Any]:
@@ -238,6 +239,11 @@ class Trainer:
             self.epoch = int(saved["epoch"])
             for index, value in enumerate(self._state()):
                 value.assign(saved[f"v{index}"])
+
+    def start_averages(self) -> None:
+        """Let the averaged weights start at the present ones, after weights were loaded from elsewhere."""
+        for average, variable in zip(self.averages, self._trained(), strict=True):
+            average.assign(variable.value)
 
     def _take_averages(self) -> None:
         for average, variable in zip(self.averages, self._trained(), strict=True):
