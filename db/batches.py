@@ -369,7 +369,7 @@ def count_items(engine: Engine, batch_id: int) -> Counts:
         if row is None:
             raise UnknownBatch(f"There is no batch {batch_id}.")
         last, *counted = connection.execute(chunks).one()
-        why = {str(reason): int(n) for reason, n in connection.execute(reasons.group_by(Item.reason)).tuples()}
+        why = {str(reason): int(n) for reason, n in connection.execute(reasons.group_by(Item.reason))}
     found, still_open, done, referred, rejected, quarantined = (int(count) for count in counted)
     working = still_open > 0 and row.state != BatchState.CANCELLED
     end = row.now if working else last

@@ -275,7 +275,7 @@ def _outcome_values(outcome: Scored | Rejected, referred: Mapping[str, bool]) ->
 def _settle(connection: Connection, chunk_id: int) -> int:
     # Counted from the items themselves under the chunk's lock: whatever was changed how often, the sum stays true.
     states = select(Item.state, func.count()).where(Item.chunk_id == chunk_id).group_by(Item.state)
-    counts = dict(connection.execute(states).tuples().all())
+    counts = dict(connection.execute(states).all())
     still_open = counts.get(ItemState.OPEN, 0)
     values: dict[str, Any] = {
         "open_count": still_open,

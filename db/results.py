@@ -105,7 +105,7 @@ def referred_by_input(connection: Connection, model_digest: str, input_digests: 
         rows = select(Result.input_digest, Result.referred).where(
             Result.model_digest == model_digest, Result.input_digest.in_(some)
         )
-        found.update(connection.execute(rows).tuples().all())
+        found.update(connection.execute(rows).all())
     return found
 
 

