@@ -1,0 +1,229 @@
+"""The one door for pixels: reads untrusted image files, and nothing else imports Pillow."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from model.errors import ArchiveUnavailable, RejectedImage, RejectReason
+
+#: Raised whenever decoding, conversion or resizing changes: it is part of the model's manifest.
+PREPROCESSING_VERSION: Final = 1
+
+#: The only decoders that untrusted bytes may reach; without a list an EPS named .jpg starts Ghostscript.
+FORMATS: Final = ("JPEG", "PNG")
+#: 50 megapixels: above any dermatoscope, and under 200 MB decoded.
+MAX_PIXELS: Final = 50_000_000
+
+#: Known formats that are not accepted, by their first bytes: "unsupported" helps more than "not an image".
+_OTHER_FORMATS: Final = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"%!PS", b"8BPS", b"RIFF", b"%PDF", b"\xc5\xd0\xd3\xc6")
+
+#: Errors of the file system under the archive rather than of one file.
+_AWAY: Final = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO}
+)
+#: Errors of this process or host: they pass.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
+
+
+def read_image_bytes(root: Path, relative: str, *, max_bytes: int) -> bytes:
+    """Read one file of an archive without following a link out of it.
+
+    Every folder on the way is opened without following links, so that a path swapped after submit leads nowhere.
+
+    Args:
+        root: The archive's root.
+        relative: Path below it, with forward slashes.
+        max_bytes: Larger files are refused unread.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        RejectedImage: The path is unsafe, or the file missing, not regular, empty, too large or unreadable.
+        ArchiveUnavailable: The root itself does not answer.
+    """
+    parts = _safe_parts(relative)
+    folder = _open_root(root)
+    try:
+        for part in parts[:-1]:
+            below = _open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, folder)
+            os.close(folder)
+            folder = below
+        # Non-blocking: a FIFO named .jpg must not hold the worker.
+        file = _open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, folder)
+    except RejectedImage as rejected:
+        if rejected.reason is RejectReason.MISSING_IMAGE:
+            _check_root(root)
+        raise
+    finally:
+        os.close(folder)
+    with os.fdopen(file, "rb", buffering=0) as opened:
+        return _read_regular(opened, max_bytes)
+
+
+def _safe_parts(relative: str) -> tuple[str, ...]:
+    path = PurePosixPath(relative)
+    if not relative or "\0" in relative or path.is_absolute() or not path.parts or ".." in path.parts:
+        raise RejectedImage(RejectReason.UNSAFE_PATH)
+    return path.parts
+
+
+def _open_root(root: Path) -> int:
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ArchiveUnavailable(
+            f"The archive's root does not answer ({errno.errorcode.get(error.errno or 0)})."
+        ) from None
+
+
+def _check_root(root: Path) -> None:
+    # "Missing" is said only while the root answers and is not an empty mount point.
+    try:
+        with os.scandir(root) as entries:
+            if next(entries, None) is not None:
+                return
+    except OSError:
+        pass
+    raise ArchiveUnavailable("The archive's root is empty or does not answer.")
+
+
+def _open(name: str, flags: int, folder: int) -> int:
+    try:
+        return os.open(name, flags | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise _translate(error) from None
+
+
+def _translate(error: OSError) -> RejectedImage | ArchiveUnavailable:
+    if error.errno in _AWAY or error.errno in _EXHAUSTED:
+        return ArchiveUnavailable(f"The archive does not answer ({errno.errorcode.get(error.errno or 0)}).")
+    reasons = {
+        errno.ENOENT: RejectReason.MISSING_IMAGE,
+        errno.ELOOP: RejectReason.SYMLINK,
+        # A component that should be a folder is a link or a file.
+        errno.ENOTDIR: RejectReason.UNSAFE_PATH,
+        errno.EISDIR: RejectReason.NOT_A_REGULAR_FILE,
+        errno.ENAMETOOLONG: RejectReason.UNSAFE_PATH,
+    }
+    return RejectedImage(reasons.get(error.errno or 0, RejectReason.UNREADABLE))
+
+
+def _read_regular(file: io.FileIO, max_bytes: int) -> bytes:
+    try:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise RejectedImage(RejectReason.NOT_A_REGULAR_FILE)
+        if found.st_size > max_bytes:
+            raise RejectedImage(RejectReason.TOO_LARGE_FILE)
+        data = _read_at_most(file, max_bytes + 1)
+    except OSError as error:
+        raise _translate(error) from None
+    if not data:
+        raise RejectedImage(RejectReason.EMPTY_FILE)
+    if len(data) > max_bytes:
+        raise RejectedImage(RejectReason.TOO_LARGE_FILE)
+    return data
+
+
+def _read_at_most(file: io.FileIO, limit: int) -> bytes:
+    pieces = []
+    while limit > 0 and (piece := file.read(min(limit, 1 << 20))):
+        pieces.append(piece)
+        limit -= len(piece)
+    return b"".join(pieces)
+
+
+def decode_image(data: bytes, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode an image, upright and in RGB, and resize the whole of it.
+
+    Rules: EXIF orientation is applied; an alpha channel is laid on white; grey is repeated; 16-bit samples lose
+    their lower byte; CMYK (Adobe's inverted form included) and palettes are converted by Pillow. A JPEG is decoded at
+    the smallest DCT scale that is still at least twice the target, then every image is resized with an antialiased
+    bilinear filter, the filter the models are trained with.
+
+    Args:
+        data: The file's bytes.
+        size: Side of the square in pixels, or (width, height); the aspect ratio is not kept.
+
+    Returns:
+        `(height, width, 3)` uint8.
+
+    Raises:
+        RejectedImage: The bytes are no JPEG or PNG, are broken, or hold more than 50 megapixels.
+    """
+    width, height = (size, size) if isinstance(size, int) else size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = _open_checked(data)
+        return _guard(lambda: _convert(image, (width, height)), RejectReason.TRUNCATED)
+
+
+def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
+    # Pillow raises whatever its parsers meet in broken bytes; each of these is the file's fault.
+    try:
+        return step()
+    except RejectedImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        raise RejectedImage(RejectReason.TOO_MANY_PIXELS) from None
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, Warning):
+        raise RejectedImage(otherwise) from None
+    except Exception as error:
+        # struct.error and zlib.error have no common parent but Exception.
+        if type(error).__module__ in {"struct", "zlib"}:
+            raise RejectedImage(otherwise) from None
+        raise
+
+
+def _open_checked(data: bytes) -> Image.Image:
+    try:
+        image: Image.Image = _guard(lambda: Image.open(io.BytesIO(data), formats=FORMATS), RejectReason.NOT_AN_IMAGE)
+    except RejectedImage as rejected:
+        if rejected.reason is RejectReason.NOT_AN_IMAGE and data.startswith(_OTHER_FORMATS):
+            raise RejectedImage(RejectReason.UNSUPPORTED_FORMAT) from None
+        raise
+    # From the header alone: nothing is decoded yet.
+    if image.width * image.height > MAX_PIXELS:
+        raise RejectedImage(RejectReason.TOO_MANY_PIXELS)
+    return image
+
+
+def _convert(image: Image.Image, target: tuple[int, int]) -> NDArray[np.uint8]:
+    if image.format == "JPEG" and image.mode in {"L", "RGB"}:
+        # At least twice the target in both directions, whichever way round EXIF turns it.
+        longest = 2 * max(target)
+        image.draft(image.mode, (longest, longest))
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    rgb = _to_rgb(upright)
+    return np.asarray(rgb.resize(target, Image.Resampling.BILINEAR), np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        samples = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def encode_image(pixels: NDArray[np.uint8], image_format: str = "JPEG") -> bytes:
+    """Encode `(height, width, 3)` uint8 RGB, without any metadata, in a format that Pillow writes."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, image_format)
+    return out.getvalue()
