@@ -97,7 +97,7 @@ def take_feeder_lease(engine: Engine, *, holder: str, lease_seconds: float) -> b
             return True
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         first = dialect.insert(Lease).values(name=_FEEDER, holder=holder, lease_until=until)
-        return connection.execute(first.on_conflict_do_nothing()).rowcount == 1
+        return connection.execute(first.on_conflict_do_nothing().returning(Lease.name)).first() is not None
 
 
 def drop_feeder_lease(engine: Engine, *, holder: str) -> None:

@@ -67,7 +67,8 @@ def register_model(
     }
     with write(engine) as connection:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        return connection.execute(dialect.insert(ModelVersion).values(row).on_conflict_do_nothing()).rowcount == 1
+        fresh = dialect.insert(ModelVersion).values(row).on_conflict_do_nothing().returning(ModelVersion.digest)
+        return connection.execute(fresh).first() is not None
 
 
 def activate_model(engine: Engine, digest: str, *, actor: str, why: str) -> bool:

@@ -9,6 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +94,47 @@ def _await_server(server: "subprocess.Popen[bytes]", sockets: Path, log: Path) -
             return
 
 
+@contextmanager
+def _database(server: str, template: str = "template1") -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(host=server, user="postgres", dbname="postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _postgres_url(server: str, name: str) -> str:
+    return f"postgresql+psycopg://postgres@/{name}?host={server}"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """Migrate one database for the session, which each test's own is copied from; yields its name."""
+    with _database(postgres_server) as name:
+        _migrate(_postgres_url(postgres_server, name))
+        yield name
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrate one SQLite ledger for the session, which each test's own is copied from."""
+    path = tmp_path_factory.mktemp("template") / "ledger.sqlite"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    engine = open_ledger(url)
+    upgrade_schema(engine)
+    # Nobody may be connected to a database that is copied, and SQLite empties its WAL when the last one leaves.
+    engine.dispose()
+
+
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    """Make a database of its own for a test; yields its SQLAlchemy URL."""
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(host=postgres_server, user="postgres", dbname="postgres", autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-        yield f"postgresql+psycopg://postgres@/{name}?host={postgres_server}"
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    """Make an empty database of its own for a test; yields its SQLAlchemy URL."""
+    with _database(postgres_server) as name:
+        yield _postgres_url(postgres_server, name)
 
 
 @pytest.fixture
@@ -110,15 +144,23 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def sqlite_ledger(sqlite_url: str) -> Iterator[Engine]:
+def sqlite_ledger(sqlite_url: str, sqlite_template: Path) -> Iterator[Engine]:
     """Open a SQLite ledger with the newest schema."""
-    yield from _opened(sqlite_url)
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    path.parent.mkdir(mode=0o700)
+    shutil.copy(sqlite_template, path)
+    engine = open_ledger(sqlite_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
-def postgres_ledger(postgres_url: str) -> Iterator[Engine]:
+def postgres_ledger(postgres_server: str, postgres_template: str) -> Iterator[Engine]:
     """Open a PostgreSQL ledger with the newest schema."""
-    yield from _opened(postgres_url)
+    with _database(postgres_server, postgres_template) as name:
+        engine = open_ledger(_postgres_url(postgres_server, name))
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -127,17 +169,12 @@ def ledger_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
-@pytest.fixture
-def ledger(ledger_url: str) -> Iterator[Engine]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest) -> Engine:
     """Open a ledger with the newest schema, on each database in turn."""
-    yield from _opened(ledger_url)
-
-
-def _opened(url: str) -> Iterator[Engine]:
-    engine = open_ledger(url)
-    upgrade_schema(engine)
-    yield engine
-    engine.dispose()
+    engine = request.getfixturevalue(f"{request.param}_ledger")
+    assert isinstance(engine, Engine)
+    return engine
 
 
 def item(path: str | None = "a.jpg", rejected: str | None = None) -> ItemRow:

@@ -1,0 +1,74 @@
+"""Settings of the ledger."""
+
+from pathlib import Path
+
+import pytest
+
+from db.errors import SettingsError
+from db.settings import DbSettings, HomeSettings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("DB_", "LESION_SCREEN_")):
+            monkeypatch.delenv(name)
+
+
+def test_without_settings_everything_lies_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given a home and no address
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path))
+
+    # If the settings are read
+    home = read_settings(HomeSettings)
+
+    # Then ledger and store lie in it
+    assert home.store_path == tmp_path / "store"
+    assert read_settings(DbSettings).ledger_url(home) == f"sqlite:///{tmp_path}/ledger.sqlite"
+
+
+def test_without_a_home_it_is_the_platforms_own() -> None:
+    # Given no setting at all
+    # If the home is asked for
+    # Then it is the state folder of this user
+    assert read_settings(HomeSettings).home.name == "lesion-screen"
+
+
+def test_an_address_and_a_store_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given both
+    monkeypatch.setenv("DB_URL", "postgresql://u:secret@h/d")
+    monkeypatch.setenv("LESION_SCREEN_STORE", str(tmp_path))
+
+    # If the settings are read
+    settings, home = read_settings(DbSettings), read_settings(HomeSettings)
+
+    # Then they are used, and the password does not show
+    assert settings.ledger_url(home) == "postgresql://u:secret@h/d"
+    assert home.store_path == tmp_path
+    assert "secret" not in repr(settings)
+
+
+def test_a_misspelt_setting_is_refused_by_name_and_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a variable that is no setting
+    monkeypatch.setenv("DB_ULR", "postgresql://u:secret@h/d")
+
+    # If the settings are read
+    with pytest.raises(SettingsError) as refused:
+        read_settings(DbSettings)
+
+    # Then one sentence names it and what there is
+    assert "DB_ULR: no such setting" in str(refused.value)
+    assert "DB_URL" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_value_that_makes_no_sense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a pool without connections
+    monkeypatch.setenv("DB_POOL_SIZE", "0")
+
+    # If the settings are read
+    # Then the sentence names the setting
+    with pytest.raises(SettingsError, match="DB_POOL_SIZE"):
+        read_settings(DbSettings)
