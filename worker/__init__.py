@@ -1,0 +1,1 @@
+"""The worker: where queue, ledger and model meet."""

@@ -1,0 +1,99 @@
+"""The doorbell: publishes claim checks to Redis through a Celery client, without TensorFlow and without the tasks."""
+
+from types import TracebackType
+from typing import Final, Self
+
+from celery import Celery
+from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
+
+from worker.contract import SCREEN_CHUNK, SCREENING_QUEUE, ClaimCheck
+from worker.errors import BrokerUnavailable
+
+#: A broker that does not answer within so many seconds is away; the caller decides whether to wait.
+_ANSWER_SECONDS: Final = 5
+
+_BROKER_ERRORS: Final = (OperationalError, KombuError, RedisError, OSError)
+
+
+class Doorbell:
+    """A client of the broker that rings for chunks; for one thread.
+
+    Args:
+        broker_url: URL of the Redis server; it may hold a password and never appears in an error.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._app = Celery("lesion_screen_doorbell", broker=broker_url, set_as_current=False)
+        self._app.conf.update(
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            # The doorbell speaks up at once and lets its caller wait: the ledger has everything anyway.
+            task_publish_retry=False,
+            broker_connection_timeout=_ANSWER_SECONDS,
+            broker_transport_options={
+                "socket_timeout": _ANSWER_SECONDS,
+                "socket_connect_timeout": _ANSWER_SECONDS,
+                "socket_keepalive": True,
+                "max_retries": 0,
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ring(self, check: ClaimCheck) -> None:
+        """Publish one claim check. Ringing twice is harmless: the second claim finds nothing.
+
+        Args:
+            check: Which chunk is to be screened.
+
+        Raises:
+            BrokerUnavailable: If Redis does not take it.
+        """
+        try:
+            self._app.send_task(SCREEN_CHUNK, args=(check.model_dump(mode="json"),), queue=SCREENING_QUEUE, retry=False)
+        except _BROKER_ERRORS as error:
+            raise _unavailable() from error
+
+    def queue_depth(self) -> int:
+        """Count the screening messages that wait in Redis, those in workers' hands not included.
+
+        Returns:
+            How many wait.
+
+        Raises:
+            BrokerUnavailable: If Redis does not answer.
+        """
+        try:
+            with self._app.connection_or_acquire() as connection:
+                # Redis keeps a queue as a list of the same name; a list that is not there has length 0.
+                return int(connection.default_channel.client.llen(SCREENING_QUEUE))
+        except _BROKER_ERRORS as error:
+            raise _unavailable() from error
+
+    def ping(self) -> None:
+        """Ask whether the broker answers.
+
+        Raises:
+            BrokerUnavailable: If it does not.
+        """
+        try:
+            with self._app.connection_or_acquire() as connection:
+                connection.default_channel.client.ping()
+        except _BROKER_ERRORS as error:
+            raise _unavailable() from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._app.close()
+
+
+def _unavailable() -> BrokerUnavailable:
+    return BrokerUnavailable("Redis does not answer, refuses the password or is full; see WORKER_BROKER_URL.")

@@ -1,0 +1,20 @@
+"""Errors of the worker, split by who must act.
+
+WorkerError
+├── BrokerUnavailable    Redis does not answer or is full: transient, the feeder rings later
+└── ModelUnavailable     a model is not in the artifact store or was refused: an operator must look
+"""
+
+# ruff: noqa: N818 - the names say what happened, as the whole project speaks of it.
+
+
+class WorkerError(Exception):
+    """Root of the worker's own errors."""
+
+
+class BrokerUnavailable(WorkerError):
+    """The broker does not answer, refuses the password or is full; its address is never in the text."""
+
+
+class ModelUnavailable(WorkerError):
+    """The pinned model cannot be loaded, so that no item of the chunk can be scored; the text names its digest."""

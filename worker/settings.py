@@ -1,0 +1,78 @@
+"""Settings of workers and feeders, read from the environment."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from db.settings import StrictSettings
+
+
+class WorkerSettings(StrictSettings):
+    """How a worker is fed, how long it may hold a chunk, and how it works inside."""
+
+    model_config = SettingsConfigDict(env_prefix="WORKER_")
+
+    #: URL of the shared Redis; without one `lesion-screen run` starts a private server.
+    broker_url: SecretStr | None = None
+    #: Messages kept in Redis; 8 and 2 a running worker where it is not given.
+    queue_depth: int | None = Field(default=None, ge=1, le=100_000)
+    #: A chunk whose worker is not heard of for so long is another worker's.
+    lease_seconds: float = Field(default=30, gt=0)
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    #: Without progress for so long a worker lets its lease run out.
+    stall_seconds: float = Field(default=120, gt=0)
+    #: Celery kills the pool's child after so long in one chunk.
+    hard_limit_seconds: int = Field(default=540, ge=1)
+    #: Celery may deliver an unacknowledged message again after so long.
+    visibility_seconds: int = Field(default=600, ge=1)
+    #: What a chunk may still take after SIGTERM before it goes back.
+    shutdown_seconds: float = Field(default=30, gt=0)
+    decode_threads: int = Field(default=2, ge=1, le=64)
+    #: Images the network sees at once; 8 to 32 suit a CPU, more a GPU.
+    batch_size: int = Field(default=16, ge=1, le=1024)
+    #: Decoded images that wait at most; about 150 KB each at 224 x 224.
+    decoded_images: int = Field(default=96, ge=1, le=4096)
+    #: Outcomes are committed this often, so that a crash costs no more work than that.
+    record_seconds: float = Field(default=3, gt=0)
+    max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
+    #: Where this host mounts an archive's root: root as submitted to local folder.
+    archive_roots: dict[str, str] = Field(default_factory=dict)
+    #: A chunk is not rung twice within so long.
+    quiet_seconds: float = Field(default=15, gt=0)
+    feeder_interval: float = Field(default=1, gt=0)
+    #: What scores images, as `module:attribute`; tests put something light here.
+    classifier: str = Field(default="model.classifier:Classifier", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    #: Tests name a step here at which the process kills itself, once; see `worker.failpoints`.
+    failpoint: str | None = Field(default=None, pattern=r"^after_(claim|predict|commit)$")
+    #: The file that remembers that the failpoint has struck.
+    failpoint_file: Path | None = None
+
+    @model_validator(mode="after")
+    def keep_limits_in_order(self) -> Self:
+        """Refuse limits that would let two workers do the same chunk as a matter of course.
+
+        Returns:
+            The settings, unchanged.
+
+        Raises:
+            ValueError: Unless heartbeat < lease, and stall < hard limit < visibility timeout.
+        """
+        if not self.heartbeat_seconds < self.lease_seconds:
+            raise ValueError("WORKER_HEARTBEAT_SECONDS must be below WORKER_LEASE_SECONDS")
+        if not self.stall_seconds < self.hard_limit_seconds < self.visibility_seconds:
+            raise ValueError("stall < hard limit < visibility must hold (WORKER_…_SECONDS)")
+        return self
+
+    def archive_root(self, source: str) -> Path | None:
+        """Say where this host has an archive.
+
+        Args:
+            source: The archive's root as it was submitted.
+
+        Returns:
+            The local folder, or None where `source` is neither mapped nor absolute.
+        """
+        local = Path(self.archive_roots.get(source, source))
+        return local if local.is_absolute() else None
