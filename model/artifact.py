@@ -140,6 +140,11 @@ class Manifest(_Part):
         return version
 
     @property
+    def prior(self) -> tuple[float, ...]:
+        """Class frequencies the posterior assumes, in the order of `CLASSES`."""
+        return self.calibration.prior
+
+    @property
     def digest(self) -> str:
         """sha256 of the canonical manifest: other weights, calibration or threshold make another model."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -229,21 +234,21 @@ def _read_array(file: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def pack_weights(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Pack arrays into HDF5 as float16, one compressed dataset each, with the same bytes for the same arrays.
+    """Pack float16 or float32 arrays into HDF5, one compressed dataset each; same arrays, same bytes.
 
     Raises:
-        ArtifactError: A value does not fit float16.
+        ArtifactError: A value is not finite, such as a weight that does not fit float16.
     """
     import h5py
 
     out = io.BytesIO()
     with h5py.File(out, "w", track_order=False) as file:
         for name in sorted(arrays):
-            half = np.asarray(arrays[name], np.float16)
-            if not np.isfinite(half).all():
-                raise ArtifactError("A weight does not fit float16.")
-            packing = {"compression": "gzip", "shuffle": True} if half.size > 1 else {}
-            file.create_dataset(name, data=half, track_times=False, **packing)
+            array = arrays[name]
+            if not np.isfinite(array).all():
+                raise ArtifactError("A weight is not finite, or does not fit float16.")
+            packing = {"compression": "gzip", "shuffle": True} if array.size > 1 else {}
+            file.create_dataset(name, data=array, track_times=False, **packing)
     return out.getvalue()
 
 

@@ -1,0 +1,218 @@
+"""The classifier a worker loads: decoded images and patients in, verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.artifact import Manifest, read_manifest, read_weights
+from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence
+from model.errors import ArtifactError
+from model.images import decode_image
+from model.labels import CLASSES, MALIGNANT_INDEX
+from model.metadata import PatientMetadata, encode_metadata
+
+if TYPE_CHECKING:
+    import keras
+
+    from model.engine import FrozenGraph
+
+#: Images of the golden prediction.
+GOLDEN_IMAGES: Final = 4
+#: Largest difference in probability from the golden prediction: float32 kernels of different machines stay under
+#: 1e-4, TF32 on a GPU under 5e-3, and a wrong or foreign network is tenths away.
+GOLDEN_TOLERANCE: Final = 5e-3
+
+LOW_CONFIDENCE: Final = "low_confidence"
+UNFAMILIAR_IMAGE: Final = "unfamiliar_image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the model says about one image.
+
+    Attributes:
+        probabilities: Calibrated posterior in the order of `CLASSES`, summing to 1.
+        diagnosis: argmax of posterior / prior, which favours no class for being common.
+        confidence: The posterior of `diagnosis`.
+        malignant_score: Posterior of akiec, bcc and mel together.
+        prioritised: Whether the score reaches the operating point.
+        referred: Whether a person must look whatever the score.
+        refer_reason: "unfamiliar_image", "low_confidence", or None.
+    """
+
+    probabilities: tuple[float, ...]
+    diagnosis: str
+    confidence: float
+    malignant_score: float
+    prioritised: bool
+    referred: bool
+    refer_reason: str | None
+
+
+class Classifier:
+    """A loaded model. Threads may share it.
+
+    Args:
+        manifest: What the model states about itself.
+        engine: What runs it.
+    """
+
+    def __init__(self, manifest: Manifest, engine: FrozenGraph) -> None:
+        self.manifest = manifest
+        self.digest = manifest.digest
+        self.engine_name = engine.name
+        self.input_size = manifest.network.input_size
+        self._engine = engine
+        self._prior = np.asarray(manifest.prior)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load an artifact: digest first, then weights into our own network, then the golden prediction.
+
+        Args:
+            folder: The artifact.
+
+        Raises:
+            ArtifactError: Anything about it is not what it claims.
+        """
+        from model.engine import FrozenGraph
+
+        manifest = read_manifest(folder)
+        network, space = load_network(folder, manifest)
+        engine = FrozenGraph(
+            network,
+            input_size=manifest.network.input_size,
+            prior=np.asarray(manifest.prior),
+            temperature=manifest.calibration.temperature,
+            space=space,
+        )
+        _check_golden(manifest, engine)
+        return cls(manifest, engine)
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Decode an image file to the network's input; any thread may call it.
+
+        Returns:
+            `(s, s, 3)` uint8 RGB.
+
+        Raises:
+            RejectedImage: The bytes are no usable image.
+        """
+        return decode_image(data, self.input_size)
+
+    def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
+        """Score a batch.
+
+        Args:
+            images: `(n, s, s, 3)` uint8 from `decode`.
+            patients: n patients.
+
+        Returns:
+            n predictions.
+        """
+        posteriors, distances = self._engine.run(images, encode_metadata(patients))
+        wide = posteriors.astype(np.float64)
+        wide /= wide.sum(axis=1, keepdims=True)
+        sure = balanced_confidence(wide, self._prior)
+        diagnoses = np.argmax(wide / self._prior, axis=1)
+        return [
+            self._judge(wide[row], int(diagnoses[row]), float(sure[row]), float(distances[row]))
+            for row in range(len(wide))
+        ]
+
+    def _judge(self, posterior: NDArray[np.float64], diagnosis: int, sure: float, distance: float) -> Prediction:
+        reason = None
+        if distance > self.manifest.referral.max_distance:
+            reason = UNFAMILIAR_IMAGE
+        elif sure < self.manifest.referral.min_confidence:
+            reason = LOW_CONFIDENCE
+        score = float(posterior[list(MALIGNANT_INDEX)].sum())
+        return Prediction(
+            probabilities=tuple(posterior.tolist()),
+            diagnosis=CLASSES[diagnosis],
+            confidence=float(posterior[diagnosis]),
+            malignant_score=score,
+            prioritised=score >= self.manifest.operating_point.threshold,
+            referred=reason is not None,
+            refer_reason=reason,
+        )
+
+
+def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, FeatureSpace]:
+    """Build the network a manifest describes and put the artifact's weights into it.
+
+    Raises:
+        ArtifactError: The architecture is unknown, or the weights are not this network's.
+    """
+    from pydantic import ValidationError
+
+    from model.network import NetworkConfig, build_network
+
+    try:
+        config = NetworkConfig.model_validate(manifest.network.model_dump())
+    except ValidationError:
+        raise ArtifactError("The model's manifest.json describes a network that this program cannot build.") from None
+    network = build_network(config)
+    width = int(network.output["features"].shape[-1])
+    variables = network_arrays(network)
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    arrays = read_weights(folder, manifest, {**shapes, **_space_shapes(width)})
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    space = FeatureSpace(
+        mean=arrays["space.mean"], projection=arrays["space.projection"], centres=arrays["space.centres"]
+    )
+    return network, space
+
+
+def network_arrays(network: keras.Model) -> dict[str, Any]:
+    """Name the network's variables as the artifact does."""
+    # The dropout layer keeps the state of its random numbers as a variable too.
+    variables = [v for v in network.variables if str(v.dtype).startswith("float")]
+    named = {f"network.{v.path.replace('/', '.')}": v for v in variables}
+    if len(named) != len(variables):
+        raise ArtifactError("Two variables of the network share a name.")
+    return named
+
+
+def _space_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "space.mean": (width,),
+        "space.projection": (width, COMPONENTS),
+        "space.centres": (len(CLASSES), COMPONENTS),
+    }
+
+
+def golden_input(seed: int, input_size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Draw the golden prediction's input: coloured waves, and patients with more and less known of them.
+
+    Returns:
+        `(4, s, s, 3)` uint8 and `(4, WIDTH)` float32.
+    """
+    generator = np.random.default_rng(seed)
+    grid = np.linspace(0, 1, input_size)
+    rows, columns = np.meshgrid(grid, grid, indexing="ij")
+    waves = generator.uniform(1, 12, (GOLDEN_IMAGES, 3, 2))
+    phases = generator.uniform(0, 2 * np.pi, (GOLDEN_IMAGES, 3))
+    angle = waves[..., 0, None, None] * rows + waves[..., 1, None, None] * columns + phases[..., None, None]
+    images = np.round(127.5 + 127.5 * np.sin(angle)).astype(np.uint8).transpose(0, 2, 3, 1)
+    patients = [
+        PatientMetadata(age=70, sex="male", localization="back"),
+        PatientMetadata(age=30, sex="female", localization="face"),
+        PatientMetadata(sex="female"),
+        PatientMetadata(),
+    ]
+    return np.ascontiguousarray(images), encode_metadata(patients)
+
+
+def _check_golden(manifest: Manifest, engine: FrozenGraph) -> None:
+    posteriors, _ = engine.run(*golden_input(manifest.golden.seed, manifest.network.input_size))
+    expected = np.asarray(manifest.golden.posterior)
+    if expected.shape != posteriors.shape or not np.allclose(posteriors, expected, rtol=0, atol=GOLDEN_TOLERANCE):
+        raise ArtifactError("The loaded model does not repeat its golden prediction: install it again.")

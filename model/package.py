@@ -1,0 +1,150 @@
+"""Packs a built model into an artifact with its card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from model.artifact import (
+    CalibrationPart,
+    GoldenPart,
+    Manifest,
+    NetworkPart,
+    OperatingPart,
+    ReferralPart,
+    TrainingPart,
+    pack_weights,
+    write_artifact,
+)
+from model.build import BuiltModel
+from model.classifier import golden_input, network_arrays
+from model.engine import FrozenGraph
+from model.errors import ArtifactError
+from model.images import PREPROCESSING_VERSION
+from model.labels import CLASSES
+from model.metadata import METADATA_VERSION
+
+GOLDEN_SEED: Final = 7530
+#: float16 weights may move no probability of the golden input further than this.
+MAX_ROUNDING: Final = 1e-2
+
+
+def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_commit: str) -> Manifest:
+    """Write a built model as an artifact.
+
+    Args:
+        built: From `model.build.build_model`.
+        folder: Where; must not exist yet.
+        name: What people call the model.
+        data: What it was trained on, with licence and attribution.
+        git_commit: Commit of the program that trained it.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        ArtifactError: The float16 weights move a probability by more than 1e-2, or the folder exists.
+    """
+    variables = network_arrays(built.network)
+    arrays: dict[str, Any] = {key: np.asarray(variable).astype(np.float16) for key, variable in variables.items()}
+    arrays |= {f"space.{key}": getattr(built.space, key) for key in ("mean", "projection", "centres")}
+    exact = _golden(built)
+    for key, variable in variables.items():
+        variable.assign(arrays[key].astype(np.float32))
+    rounded = _golden(built)
+    if np.abs(rounded - exact).max() > MAX_ROUNDING:
+        raise ArtifactError("float16 weights move a probability of this model by more than 0.01.")
+    weights = pack_weights(arrays)
+    manifest = _manifest(built, name, data, git_commit, hashlib.sha256(weights).hexdigest(), rounded)
+    write_artifact(folder, manifest, weights, model_card(manifest))
+    return manifest
+
+
+def _golden(built: BuiltModel) -> np.ndarray[Any, np.dtype[np.float32]]:
+    size = built.config.network.input_size
+    engine = FrozenGraph(
+        built.network, input_size=size, prior=built.prior, temperature=built.temperature, space=built.space
+    )
+    return engine.run(*golden_input(GOLDEN_SEED, size))[0]
+
+
+def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_sha256: str, golden: Any) -> Manifest:
+    config = built.config
+    return Manifest(
+        name=name,
+        network=NetworkPart(**config.network.model_dump()),
+        classes=CLASSES,
+        preprocessing_version=PREPROCESSING_VERSION,
+        metadata_version=METADATA_VERSION,
+        calibration=CalibrationPart(prior=tuple(built.prior.tolist()), temperature=built.temperature),
+        operating_point=OperatingPart(**dataclasses.asdict(built.operating_point)),
+        referral=ReferralPart(**dataclasses.asdict(built.referral)),
+        training=TrainingPart(
+            data_digest=built.data_digest,
+            data=data,
+            held_out=f"fold {config.fold} of 5, grouped by lesion, stratified by diagnosis",
+            gate_set_excluded=True,
+            recipe=config.training.model_dump(),
+            git_commit=git_commit,
+        ),
+        metrics=built.metrics,
+        weights_sha256=weights_sha256,
+        golden=GoldenPart(seed=GOLDEN_SEED, posterior=tuple(tuple(row) for row in golden.astype(float).tolist())),
+    )
+
+
+def model_card(manifest: Manifest) -> str:
+    """Write the model card (Mitchell et al. 2019) from the manifest alone."""
+    metrics, point, referral = manifest.metrics, manifest.operating_point, manifest.referral
+    without = metrics["without_metadata"]
+    recalls = "\n".join(f"| {label} | {metrics['recall'][label]:.3f} |" for label in CLASSES)
+    low, high = point.sensitivity_interval
+    return f"""# {manifest.name}
+
+**Not a medical device.** It orders dermoscopic images for a person to read; a low score means "not prioritised".
+
+| | |
+|---|---|
+| model digest | `{manifest.digest}` |
+| network | {manifest.network.backbone}, {manifest.network.attention} soft attention, \
+{manifest.network.heads} heads, metadata branch `{manifest.network.metadata}`, {manifest.network.input_size} px |
+| trained on | {manifest.training.data} |
+| data digest | `{manifest.training.data_digest}` |
+| held out | {manifest.training.held_out}; the gate set (a tenth of the lesions) was never seen |
+| weights | float16, sha256 `{manifest.weights_sha256}` |
+
+## On held-out lesions ({metrics["images"]:.0f} images)
+
+The same fold chose temperature, operating point and referral thresholds, so the figures that depend on those are
+slightly optimistic; balanced accuracy and AUC do not depend on them.
+
+| figure | |
+|---|---|
+| balanced accuracy (mean recall) | {metrics["balanced_accuracy"]:.3f} |
+| the same with all metadata removed | {without["balanced_accuracy"]:.3f} |
+| accuracy of `diagnosis` | {metrics["accuracy"]:.3f} |
+| accuracy of the posterior's argmax | {metrics["accuracy_of_posterior"]:.3f} |
+| macro AUC | {metrics["macro_auc"]:.3f} |
+| malignant AUC | {metrics["malignant_auc"]:.3f} |
+| expected calibration error (15 bins) | {metrics["calibration_error"]:.3f} |
+
+| diagnosis | recall |
+|---|---|
+{recalls}
+
+## Operating point
+
+A malignant score of {point.threshold:.4f} or more flags {point.sensitivity:.1%} (95 % interval {low:.1%} to {high:.1%})
+of malignant or premalignant lesions and {point.melanoma_sensitivity:.1%} of melanomas, and leaves
+{point.specificity:.1%} of the benign lesions alone, at a prevalence of {point.prevalence:.1%} among {point.lesions}
+lesions. {referral.referred:.1%} of the images are referred whatever their score.
+
+## Limits
+
+One centre's images dominate the training data, mostly of light skin; no smartphone pictures, no other diagnoses than
+the seven. Probabilities hold at the training prior and drift with prevalence. Follow-up nevi flatter specificity.
+"""
