@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
 
 from db.audit import append_entry
+from db.bulk import insert_items
 from db.clock import clock
 from db.errors import UnknownBatch, WriteRefused, WrongBatchState
 from db.session import read, write
@@ -143,7 +144,7 @@ def add_chunk(engine: Engine, batch_id: int, items: Sequence[ItemRow]) -> int:
             recorded_at=None if open_count else clock(),
         )
         chunk_id = connection.execute(chunk.returning(Chunk.id)).scalar_one()
-        connection.execute(insert(Item), [_values(item, batch_id, chunk_id) for item in items])
+        insert_items(connection, [_values(item, batch_id, chunk_id) for item in items])
         return chunk_id
 
 
@@ -163,6 +164,7 @@ def _values(item: ItemRow, batch_id: int, chunk_id: int) -> dict[str, Any]:
         "label": item.label,
         "state": ItemState.OPEN if item.rejected is None else ItemState.REJECTED,
         "reason": item.rejected,
+        "marks": 0,
     }
 
 

@@ -251,7 +251,7 @@ class Scene:
 
     def chunks(self, batch: int) -> list[int]:
         """List the ids of a batch's chunks."""
-        return [row[0] for row in self.sql("SELECT id FROM chunk WHERE batch_id = :b ORDER BY id", b=batch)]
+        return [int(str(row[0])) for row in self.sql("SELECT id FROM chunk WHERE batch_id = :b ORDER BY id", b=batch)]
 
     def claim(self, chunk: int, worker: str = "w1") -> Claim:
         """Claim a chunk that must be there to be had."""
