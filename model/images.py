@@ -71,8 +71,10 @@ def read_image_bytes(root: Path, relative: str, *, max_bytes: int) -> bytes:
         raise
     finally:
         os.close(folder)
-    with os.fdopen(file, "rb", buffering=0) as opened:
-        return _read_regular(opened, max_bytes)
+    try:
+        return _read_regular(file, max_bytes)
+    finally:
+        os.close(file)
 
 
 def _safe_parts(relative: str) -> tuple[str, ...]:
@@ -123,9 +125,9 @@ def _translate(error: OSError) -> RejectedImage | ArchiveUnavailable:
     return RejectedImage(reasons.get(error.errno or 0, RejectReason.UNREADABLE))
 
 
-def _read_regular(file: io.FileIO, max_bytes: int) -> bytes:
+def _read_regular(file: int, max_bytes: int) -> bytes:
     try:
-        found = os.fstat(file.fileno())
+        found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             raise RejectedImage(RejectReason.NOT_A_REGULAR_FILE)
         if found.st_size > max_bytes:
@@ -140,9 +142,9 @@ def _read_regular(file: io.FileIO, max_bytes: int) -> bytes:
     return data
 
 
-def _read_at_most(file: io.FileIO, limit: int) -> bytes:
+def _read_at_most(file: int, limit: int) -> bytes:
     pieces = []
-    while limit > 0 and (piece := file.read(min(limit, 1 << 20))):
+    while limit > 0 and (piece := os.read(file, min(limit, 1 << 20))):
         pieces.append(piece)
         limit -= len(piece)
     return b"".join(pieces)

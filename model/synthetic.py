@@ -24,8 +24,8 @@ EXPECTED_FILE: Final = "expected.json"
 NO_AGE: Final = 0.05
 SITES: Final = ("back", "lower extremity", "trunk", "face", "chest", "upper extremity", "abdomen", "unknown")
 
-NOTICE: Final = """These images are synthetic: drawn by `lesion-model synthesize`, of no patient, and of no diagnostic value.
-Some files are broken on purpose, to show what becomes of them. `expected.json` states how many.
+NOTICE: Final = """These images are synthetic: drawn by `lesion-model synthesize`, of no patient, of no use in
+diagnosis. Some files are broken on purpose, to show what becomes of them. `expected.json` states how many.
 """
 
 
@@ -53,12 +53,12 @@ def draw_lesion(generator: np.random.Generator) -> NDArray[np.uint8]:
         `(300, 400, 3)` uint8 RGB.
     """
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    skin = generator.uniform([190, 140, 120], [235, 190, 170])
+    skin = _between(generator, (190, 140, 120), (235, 190, 170))
     slope = generator.uniform(-0.08, 0.08, 2)
     shade = 1 + slope[0] * (rows / HEIGHT - 0.5) + slope[1] * (columns / WIDTH - 0.5)
     image = skin * shade[..., None]
     inside = _lesion_mask(generator, rows, columns)
-    pigment = generator.uniform([60, 30, 20], [150, 95, 80])
+    pigment = _between(generator, (60, 30, 20), (150, 95, 80))
     angle = generator.uniform(0, np.pi)
     wave = np.sin((rows * np.cos(angle) + columns * np.sin(angle)) / 5) * np.sin(
         (columns * np.cos(angle) - rows * np.sin(angle)) / 5
@@ -71,6 +71,14 @@ def draw_lesion(generator: np.random.Generator) -> NDArray[np.uint8]:
     image *= np.clip(1.25 - 0.9 * distance**2, 0, 1)[..., None]
     image += generator.normal(0, 3, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _between(
+    generator: np.random.Generator, dark: tuple[int, int, int], light: tuple[int, int, int]
+) -> NDArray[np.float64]:
+    # One step for all channels, and a little for each: skin and pigment vary in lightness more than in hue.
+    step = generator.uniform(0, 1) + generator.uniform(-0.1, 0.1, 3)
+    return np.asarray(dark) + step * (np.asarray(light) - np.asarray(dark))
 
 
 def _lesion_mask(

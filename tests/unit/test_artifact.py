@@ -1,0 +1,154 @@
+"""A model's files are what they claim, or they are refused before a parser sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from model.artifact import MANIFEST, WEIGHTS, artifact_path, install_artifact, read_manifest
+from model.classifier import Classifier
+from model.errors import ArtifactError
+
+
+@pytest.fixture
+def copy(artifact: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(artifact, tmp_path / "copy")
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def claim_weights(folder: Path, weights: bytes) -> None:
+    """Put other weights in, and let the manifest name their digest."""
+    (folder / WEIGHTS).write_bytes(weights)
+    rewrite(folder, lambda manifest: manifest.update(weights_sha256=hashlib.sha256(weights).hexdigest()))
+
+
+def repack(folder: Path, change: Callable[[h5py.File], None]) -> None:
+    file = io.BytesIO((folder / WEIGHTS).read_bytes())
+    with h5py.File(file, "r+") as opened:
+        change(opened)
+    claim_weights(folder, file.getvalue())
+
+
+def test_a_flipped_byte_is_refused_by_digest(copy: Path) -> None:
+    weights = bytearray((copy / WEIGHTS).read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (copy / WEIGHTS).write_bytes(weights)
+
+    with pytest.raises(ArtifactError, match="not the file its manifest names"):
+        Classifier.load(copy)
+
+
+def test_a_pickle_in_place_of_the_weights_is_never_unpickled(copy: Path) -> None:
+    claim_weights(copy, pickle.dumps({"network": [1.0]}))
+
+    with pytest.raises(ArtifactError, match="cannot be parsed"):
+        Classifier.load(copy)
+
+
+def test_zeroed_weights_with_a_matching_digest_are_caught_by_the_golden_prediction(copy: Path) -> None:
+    def zero(file: h5py.File) -> None:
+        for dataset in file.values():
+            dataset[...] = 0
+
+    repack(copy, zero)
+
+    with pytest.raises(ArtifactError, match="golden"):
+        Classifier.load(copy)
+
+
+def test_a_giant_shape_is_refused_before_memory_is_taken(copy: Path) -> None:
+    def inflate(file: h5py.File) -> None:
+        del file["space.mean"]
+        file.create_dataset("space.mean", shape=(10**11,), dtype="f4", chunks=(1024,))
+
+    repack(copy, inflate)
+
+    with pytest.raises(ArtifactError, match="another shape"):
+        Classifier.load(copy)
+
+
+def test_a_link_out_of_the_file_is_refused(copy: Path) -> None:
+    def link(file: h5py.File) -> None:
+        del file["space.mean"]
+        file["space.mean"] = h5py.ExternalLink("elsewhere.h5", "/secret")
+
+    repack(copy, link)
+
+    with pytest.raises(ArtifactError, match="link"):
+        Classifier.load(copy)
+
+
+def test_a_number_that_is_not_finite_is_refused(copy: Path) -> None:
+    def poison(file: h5py.File) -> None:
+        file["network.classifier.bias"][0] = np.nan
+
+    repack(copy, poison)
+
+    with pytest.raises(ArtifactError, match="not finite"):
+        Classifier.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["classes"].reverse(), "labels and their order"),
+        (lambda m: m.update(preprocessing_version=99), "preprocessing 99"),
+        (lambda m: m.update(format=2), "format"),
+        (lambda m: m.update(extra="x"), "extra"),
+        (lambda m: m["calibration"].update(temperature=0), "temperature"),
+        (lambda m: m["network"].update(backbone="Trojan"), "cannot build"),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_refused_with_the_place(
+    copy: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    rewrite(copy, change)
+
+    with pytest.raises(ArtifactError, match=said):
+        Classifier.load(copy)
+
+
+def test_another_threshold_is_another_model(artifact: Path, copy: Path) -> None:
+    rewrite(copy, lambda manifest: manifest["operating_point"].update(threshold=0.123))
+
+    assert read_manifest(copy).digest != read_manifest(artifact).digest
+
+
+def test_installing_twice_keeps_one_sound_copy_and_mends_a_damaged_one(artifact: Path, tmp_path: Path) -> None:
+    # Given a store with the model
+    digest = read_manifest(artifact).digest
+    folder = install_artifact(artifact, tmp_path)
+    assert folder == artifact_path(tmp_path, digest)
+
+    # If its weights are damaged on disk and it is installed again
+    (folder / WEIGHTS).write_bytes(b"rotten")
+    install_artifact(artifact, tmp_path)
+
+    # Then they are sound, and nothing half-written lies beside them
+    assert (folder / WEIGHTS).read_bytes() == (artifact / WEIGHTS).read_bytes()
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [digest]
+
+
+def test_a_damaged_model_is_not_installed(copy: Path, tmp_path: Path) -> None:
+    (copy / WEIGHTS).write_bytes(b"rotten")
+
+    with pytest.raises(ArtifactError):
+        install_artifact(copy, tmp_path / "store")
+
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,73 @@
+"""What a loaded model says is what its network and its manifest say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.build import BuiltModel, run_network
+from model.calibration import posterior
+from model.classifier import LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier
+from model.labels import CLASSES
+from model.metadata import PatientMetadata, encode_metadata
+from model.package import MAX_ROUNDING, model_card
+
+
+@pytest.fixture(scope="module")
+def classifier(artifact: Path) -> Classifier:
+    return Classifier.load(artifact)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(5).integers(0, 256, (9, 64, 64, 3), np.uint8)
+
+
+PATIENTS = [PatientMetadata(age=10.0 * number, sex="female", localization="back") for number in range(9)]
+
+
+def test_the_frozen_graph_agrees_with_the_network_it_was_made_from(
+    classifier: Classifier, built_model: BuiltModel, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> None:
+    # Given the network's own answer
+    logits, _ = run_network(built_model.network, images, encode_metadata(PATIENTS))
+    expected = posterior(logits, built_model.prior, built_model.temperature)
+
+    # Then the artifact's answer is the same; its weights were rounded before, so the engine alone is compared
+    found = np.array([prediction.probabilities for prediction in classifier.classify(images, PATIENTS)])
+    assert np.abs(found - expected).max() < 1e-4
+    assert MAX_ROUNDING <= 1e-2
+
+
+def test_an_image_scores_the_same_alone_and_in_any_batch(
+    classifier: Classifier, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> None:
+    together = classifier.classify(images, PATIENTS)
+    alone = [classifier.classify(images[row : row + 1], [patient])[0] for row, patient in enumerate(PATIENTS)]
+
+    for one, other in zip(alone, together, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_every_prediction_is_a_distribution_with_a_diagnosis_by_the_prior(
+    classifier: Classifier, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> None:
+    for prediction in classifier.classify(images, PATIENTS):
+        probabilities = np.array(prediction.probabilities)
+        assert probabilities.sum() == pytest.approx(1, abs=1e-9)
+        chosen = CLASSES[int(np.argmax(probabilities / np.array(classifier.manifest.prior)))]
+        assert prediction.diagnosis == chosen
+        assert prediction.confidence == probabilities[CLASSES.index(chosen)]
+        assert prediction.malignant_score == pytest.approx(probabilities[[0, 1, 4]].sum())
+        assert prediction.referred is (prediction.refer_reason is not None)
+        assert prediction.refer_reason in {None, LOW_CONFIDENCE, UNFAMILIAR_IMAGE}
+
+
+def test_the_model_card_states_the_figures_and_that_it_is_no_medical_device(classifier: Classifier) -> None:
+    card = model_card(classifier.manifest)
+
+    assert "Not a medical device" in card
+    assert classifier.digest in card
+    assert f"{classifier.manifest.operating_point.threshold:.4f}" in card
