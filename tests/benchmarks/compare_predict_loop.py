@@ -40,7 +40,7 @@ def time_loop(network: Any, files: list[Path], size: int) -> float:
 def screen(archive: Path, home: Path) -> dict[str, Any]:
     """Screen the archive into a new home; returns the report with the wall time of the whole command."""
     started = time.monotonic()
-    command = [COMMAND, "run", archive, "--json"]
+    command = [str(COMMAND), "run", str(archive), "--json"]
     environment = {**os.environ, "LESION_SCREEN_HOME": str(home)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
     report: dict[str, Any] = json.loads(done.stdout)
