@@ -2,7 +2,8 @@
 
 WorkerError
 ├── BrokerUnavailable    Redis does not answer or is full: transient, the feeder rings later
-└── ModelUnavailable     a model is not in the artifact store or was refused: an operator must look
+├── ModelUnavailable     a model is not in the artifact store or was refused: an operator must look
+└── ScreeningFailed      a bug, named by its type alone: the chunk's lease runs out and it is tried again
 """
 
 # ruff: noqa: N818 - the names say what happened, as the whole project speaks of it.
@@ -18,3 +19,7 @@ class BrokerUnavailable(WorkerError):
 
 class ModelUnavailable(WorkerError):
     """The pinned model cannot be loaded, so that no item of the chunk can be scored; the text names its digest."""
+
+
+class ScreeningFailed(WorkerError):
+    """Stands for an unexpected exception towards Celery, whose events carry exception texts to Flower."""

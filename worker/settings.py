@@ -27,8 +27,9 @@ class WorkerSettings(StrictSettings):
     hard_limit_seconds: int = Field(default=540, ge=1)
     #: Celery may deliver an unacknowledged message again after so long.
     visibility_seconds: int = Field(default=600, ge=1)
-    #: What a chunk may still take after SIGTERM before it goes back.
-    shutdown_seconds: float = Field(default=30, gt=0)
+    #: How long Celery's main process waits after SIGTERM before it ends its child. The child gives its chunk back after
+    #: the batch in hand, a second or so on a CPU; the rest is for a slow database.
+    shutdown_seconds: float = Field(default=10, gt=0, le=30)
     decode_threads: int = Field(default=2, ge=1, le=64)
     #: Images the network sees at once; 8 to 32 suit a CPU, more a GPU.
     batch_size: int = Field(default=16, ge=1, le=1024)

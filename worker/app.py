@@ -1,0 +1,80 @@
+"""The Celery application: `celery -A worker.app worker -Q screening -c 1 --hostname screener-1@%h`.
+
+Every setting names the fault it answers.
+"""
+
+from typing import Any
+
+from celery import Celery
+
+from db.settings import read_settings
+from worker import lifecycle  # noqa: F401 - connects the signals
+from worker.contract import SCREEN_CHUNK, SCREENING_QUEUE, TRAIN_MODEL, TRAINING_QUEUE
+from worker.settings import WorkerSettings
+
+
+def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
+    """Build Celery's configuration.
+
+    Args:
+        settings: The worker's settings.
+
+    Returns:
+        Names and values as Celery spells them.
+    """
+    return {
+        "broker_url": settings.broker_url.get_secret_value() if settings.broker_url else None,
+        # A pickle in Redis would run its sender's code.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        # A message whose worker is killed stays in Redis: it goes when the chunk has ended in the ledger.
+        "task_acks_late": True,
+        # The same for a killed pool child, which late acknowledgement alone would lose. It cannot loop: attempts and
+        # crashes are counted in the ledger, and a redelivered message meets a live lease.
+        "task_reject_on_worker_lost": True,
+        # Results belong into the ledger; in Redis they would fill it.
+        "task_ignore_result": True,
+        "task_track_started": False,
+        # One message a child and none in reserve: a waiting message in a busy worker's hands is a chunk nobody does.
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        # Threads give no speed-up and have no time limit; solo answers nothing while it works.
+        "worker_pool": "prefork",
+        # TensorFlow's start takes 10 s; by default a child that is not up after 4 s never comes back.
+        "worker_proc_alive_timeout": 120,
+        # A native hang serves no Python signal: killed from outside. The lease has run out by then.
+        "task_annotations": {SCREEN_CHUNK: {"time_limit": settings.hard_limit_seconds}},
+        # Flower sees what is going on; payloads hold ids only.
+        "worker_send_task_events": True,
+        # A deploy: the child hears of it at once (worker.lifecycle) and gives its chunk back; with
+        # REMAP_SIGTERM=SIGQUIT Celery waits so long for it and then ends it.
+        "worker_soft_shutdown_timeout": settings.shutdown_seconds,
+        # A chunk in hand goes on while Redis is restarted: the ledger is what it reports to.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Redis may come up after the workers, and may be away for hours; by default 100 tries are all.
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            # Longer than any task may run, or it would run twice.
+            "visibility_timeout": settings.visibility_seconds,
+            # Redelivery otherwise waits for a sweep of about 100 s.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            # A network path that swallows packets is noticed; the client's default would cut blocking pops.
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        # Screening never waits behind a training run of hours.
+        "task_default_queue": SCREENING_QUEUE,
+        "task_routes": {SCREEN_CHUNK: {"queue": SCREENING_QUEUE}, TRAIN_MODEL: {"queue": TRAINING_QUEUE}},
+        # What libraries print may hold anything; worker.logs writes templates only.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+app = Celery("lesion_screen", include=["worker.tasks"])
+app.conf.update(celery_settings(read_settings(WorkerSettings)))

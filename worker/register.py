@@ -1,0 +1,67 @@
+"""Registers the shipped model: `python -m worker.register` prepares a ledger and a store for their first batch."""
+
+import sys
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from db.errors import LedgerError
+from db.models import activate_first, active_model, register_model
+from db.session import open_ledger, upgrade_schema
+from db.settings import DbSettings, HomeSettings, read_settings
+from model.artifact import install_artifact, read_manifest, shipped_artifact
+from model.errors import ModelError
+
+_ACTOR = "worker.register"
+
+_USAGE = 2
+
+
+def register_shipped_model(engine: Engine, store: Path) -> str:
+    """Put the shipped model into the store and the ledger, and make it active where no model is. Idempotent.
+
+    Args:
+        engine: The ledger, with the newest schema.
+        store: Folder of the artifact store.
+
+    Returns:
+        Digest of the active model, which may be another one.
+
+    Raises:
+        ArtifactError: If the shipped model is damaged.
+    """
+    shipped = shipped_artifact()
+    manifest = read_manifest(shipped)
+    install_artifact(shipped, store)
+    register_model(
+        engine,
+        digest=manifest.digest,
+        name=manifest.name,
+        backbone=manifest.network.backbone,
+        metrics=manifest.metrics,
+        data_digest=manifest.training.data_digest,
+    )
+    activate_first(engine, manifest.digest, _ACTOR)
+    active = active_model(engine)
+    return active.digest if active else manifest.digest
+
+
+def main() -> int:
+    """Upgrade the schema of the ledger that the environment names, register the shipped model, print the active one.
+
+    Returns:
+        0, or 2 where a setting or the shipped model is wrong.
+    """
+    try:
+        home = read_settings(HomeSettings)
+        engine = open_ledger(read_settings(DbSettings).ledger_url(home))
+        upgrade_schema(engine)
+        sys.stdout.write(f"{register_shipped_model(engine, home.store_path)}\n")
+    except (LedgerError, ModelError) as error:
+        sys.stderr.write(f"{error}\n")
+        return _USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

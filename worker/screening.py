@@ -1,0 +1,275 @@
+"""Screening: one claimed chunk from files to recorded outcomes; knows nothing of Celery."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from db.chunks import Claim, Rejected, Scored, mark_suspect, record_results, release_chunk
+from db.errors import LeaseLost
+from db.results import ResultRow, stored_inputs
+from model.classifier import Prediction
+from model.errors import ArchiveUnavailable
+from model.metadata import PatientMetadata
+from worker.failpoints import Step, no_failpoint
+from worker.heartbeat import Heartbeat
+from worker.patience import insist
+from worker.pipeline import Arrival, Decoded, Known, Source, stream
+from worker.settings import WorkerSettings
+
+T = TypeVar("T")
+
+
+class Scorer(Protocol):
+    """What screening needs of a classifier; `model.classifier.Classifier` is the real one."""
+
+    digest: str
+    engine_name: str
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Decode a file to `(size, size, 3)` uint8; any thread may call it."""
+
+    def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
+        """Score `(n, size, size, 3)` uint8 images."""
+
+
+class Ending(StrEnum):
+    """How work on a chunk ended."""
+
+    #: Every item has an outcome.
+    FINISHED = "finished"
+    #: The worker is to stop: what was done is recorded, the rest is given back.
+    RELEASED = "released"
+    #: The archive does not answer: the same, and the feeder waits a little.
+    ARCHIVE_AWAY = "archive_away"
+    #: Another worker has it, or it was cancelled; nothing of this attempt was written since.
+    LEASE_LOST = "lease_lost"
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What became of a chunk; counts only."""
+
+    ending: Ending = Ending.FINISHED
+    scored: int = 0
+    rejected: int = 0
+    #: Images that this model had seen before.
+    reused: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Screening:
+    """One attempt at one chunk.
+
+    Args:
+        engine: The ledger.
+        claim: The chunk.
+        classifier: The model that the chunk is pinned to.
+        settings: The worker's.
+        heartbeat: Keeps the lease.
+        stopping: Whether the worker is to stop soon.
+        pass_step: Called at each named step.
+    """
+
+    engine: Engine
+    claim: Claim
+    classifier: Scorer
+    settings: WorkerSettings
+    heartbeat: Heartbeat
+    stopping: Callable[[], bool]
+    pass_step: Callable[[Step], None] = no_failpoint
+    report: Report = field(default_factory=Report)
+    _outcomes: list[Scored | Rejected] = field(default_factory=list)
+    _waiting: list[Decoded] = field(default_factory=list)
+    _recorded_at: float = field(default_factory=time.monotonic)
+
+    def run(self) -> Report:
+        """Screen the chunk.
+
+        Returns:
+            How it ended, with counts.
+
+        Raises:
+            Exception: A bug, or a database that stayed away: the lease runs out and the chunk is rung again.
+        """
+        begun = time.monotonic()
+        try:
+            self.report.ending = self._work()
+        except LeaseLost:
+            self.report.ending = Ending.LEASE_LOST
+        self.report.seconds = time.monotonic() - begun
+        return self.report
+
+    def _work(self) -> Ending:
+        try:
+            source = self._source()
+            done = self._one_by_one(source) if self.claim.crashes else self._pipelined(source)
+        except ArchiveUnavailable:
+            # Says nothing about any item, so no item pays for it.
+            self._give_back(quiet=True)
+            return Ending.ARCHIVE_AWAY
+        if not done:
+            self._give_back(quiet=False)
+            return Ending.RELEASED
+        return Ending.FINISHED
+
+    def _source(self) -> Source:
+        root = self.settings.archive_root(self.claim.source)
+        if root is None:
+            raise ArchiveUnavailable("This host does not know where the archive is; see WORKER_ARCHIVE_ROOTS.")
+        return Source(
+            root=root,
+            max_image_bytes=self.settings.max_image_bytes,
+            decode=self.classifier.decode,
+            stored=lambda digests: self._insist(
+                lambda: stored_inputs(self.engine, self.claim.model_digest, digests) if digests else frozenset()
+            ),
+            note_progress=self.heartbeat.note_progress,
+        )
+
+    def _pipelined(self, source: Source) -> bool:
+        threads, in_flight = self.settings.decode_threads, self.settings.decoded_images
+        with closing(stream(source, self.claim.items, threads=threads, in_flight=in_flight)) as arrivals:
+            for arrival in arrivals:
+                self._take(arrival)
+                if len(self._waiting) < self.settings.batch_size:
+                    continue
+                self._classify()
+                if self.stopping():
+                    return False
+                if time.monotonic() - self._recorded_at > self.settings.record_seconds:
+                    self._record()
+        self._classify()
+        self._record()
+        return True
+
+    def _one_by_one(self, source: Source) -> bool:
+        # A worker died on this chunk: each item is named before it is opened and recorded before the next one.
+        for item in self.claim.items:
+            if self.stopping():
+                return False
+            self._mark(item.item_id)
+            self._take(source.arrive(item))
+            self._classify()
+            self._record()
+        return True
+
+    def _mark(self, item_id: int) -> None:
+        self._insist(lambda: mark_suspect(self.engine, self.claim.chunk_id, self.claim.attempt, item_id))
+
+    def _take(self, arrival: Arrival) -> None:
+        if isinstance(arrival, Decoded):
+            self._waiting.append(arrival)
+        elif isinstance(arrival, Known):
+            self.report.reused += 1
+            self._outcomes.append(
+                Scored(
+                    item_id=arrival.item.item_id,
+                    image_digest=arrival.image_digest,
+                    input_digest=arrival.input_digest,
+                    result=None,
+                )
+            )
+        else:
+            self.report.rejected += 1
+            self._outcomes.append(arrival)
+
+    def _classify(self) -> None:
+        self.heartbeat.check()
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        images = np.stack([one.pixels for one in waiting])
+        predictions = self.classifier.classify(images, [one.patient for one in waiting])
+        self.heartbeat.note_progress()
+        for one, prediction in zip(waiting, predictions, strict=True):
+            self._outcomes.append(self._scored(one, prediction))
+        self.report.scored += len(waiting)
+        self.pass_step("after_predict")
+
+    def _scored(self, one: Decoded, prediction: Prediction) -> Scored:
+        row = ResultRow(
+            input_digest=one.input_digest,
+            model_digest=self.claim.model_digest,
+            probabilities=prediction.probabilities,
+            diagnosis=prediction.diagnosis,
+            confidence=prediction.confidence,
+            malignant_score=prediction.malignant_score,
+            referred=prediction.referred,
+            refer_reason=prediction.refer_reason,
+            engine=self.classifier.engine_name,
+        )
+        return Scored(
+            item_id=one.item.item_id, image_digest=one.image_digest, input_digest=one.input_digest, result=row
+        )
+
+    def _record(self) -> None:
+        if not self._outcomes:
+            return
+        self._insist(
+            lambda: record_results(
+                self.engine,
+                self.claim.chunk_id,
+                self.claim.attempt,
+                model_digest=self.claim.model_digest,
+                outcomes=self._outcomes,
+            )
+        )
+        self._outcomes = []
+        self._recorded_at = time.monotonic()
+        self.heartbeat.note_progress()
+        self.pass_step("after_commit")
+
+    def _give_back(self, *, quiet: bool) -> None:
+        self._record()
+        self._insist(lambda: release_chunk(self.engine, self.claim.chunk_id, self.claim.attempt, quiet=quiet))
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        # Nobody can take the chunk while the database is away, and afterwards the fence decides; so it is
+        # worth trying for as long as a stalled worker is given.
+        return insist(call, seconds=self.settings.stall_seconds, until=lambda: self.heartbeat.lost)
+
+
+def screen_chunk(
+    engine: Engine,
+    claim: Claim,
+    classifier: Scorer,
+    settings: WorkerSettings,
+    heartbeat: Heartbeat,
+    *,
+    stopping: Callable[[], bool],
+    pass_step: Callable[[Step], None] = no_failpoint,
+) -> Report:
+    """Screen a claimed chunk under a running heartbeat.
+
+    Args:
+        engine: The ledger.
+        claim: The chunk.
+        classifier: The model that the chunk is pinned to.
+        settings: The worker's.
+        heartbeat: Keeps the lease; the caller has started it.
+        stopping: Whether the worker is to stop soon; asked after every batch.
+        pass_step: Called at each named step.
+
+    Returns:
+        How it ended, with counts.
+
+    Raises:
+        Exception: A bug, or a database that stayed away: the lease runs out and the chunk is rung again.
+    """
+    return Screening(
+        engine=engine,
+        claim=claim,
+        classifier=classifier,
+        settings=settings,
+        heartbeat=heartbeat,
+        stopping=stopping,
+        pass_step=pass_step,
+    ).run()
