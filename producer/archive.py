@@ -1,0 +1,208 @@
+"""Archives: recognises how one is laid out, and walks it without following links."""
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
+from producer.paths import split_suffix
+from producer.table import Table, open_table
+
+#: HAM10000's table as Kaggle, its own download and Dataverse call it.
+_HAM_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
+_ISIC_TABLE = "metadata.csv"
+
+_HAM_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "image": ("image_id",),
+    "age": ("age",),
+    "sex": ("sex",),
+    "localization": ("localization",),
+    "lesion_id": ("lesion_id",),
+    "patient_ref": ("patient_id",),
+    "dx": ("dx",),
+}
+_ISIC_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "image": ("isic_id",),
+    "age": ("age_approx",),
+    "sex": ("sex",),
+    "localization": ("anatom_site_general",),
+    "lesion_id": ("lesion_id",),
+    "patient_ref": ("patient_id",),
+    # The most specific one that is filled in counts.
+    "dx": ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis"),
+}
+
+#: Errors of the disk or the network under an archive, which pass; not of one folder.
+_AWAY = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO}
+)
+
+
+class Layout(StrEnum):
+    """How an archive is laid out."""
+
+    HAM10000 = "ham10000"
+    ISIC = "isic"
+    #: Any folder tree with a table whose columns the user named.
+    TABLE = "table"
+    #: No metadata at all.
+    BARE = "bare"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """An archive that was recognised."""
+
+    #: Absolute, links resolved.
+    root: Path
+    layout: Layout
+    table: Table | None = None
+    #: Role to positions in the table's rows; the first cell that is not empty counts.
+    columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file that is an item."""
+
+    #: Relative to the root, with forward slashes; bytes that are no UTF-8 are lone surrogates.
+    path: str
+    #: Bytes.
+    size: int | None
+    mtime_ns: int | None
+    #: Reason code where it will not be opened.
+    rejected: str | None = None
+
+
+def open_archive(path: Path, metadata: Path | None = None, columns: Mapping[str, str] | None = None) -> Archive:
+    """Recognise an archive's layout.
+
+    Args:
+        path: Its root.
+        metadata: The table, where it does not lie in the root under a known name.
+        columns: Role to column name, where the table is neither HAM10000's nor the ISIC Archive's.
+
+    Returns:
+        The archive; nothing but the table's encoding and header was read.
+
+    Raises:
+        ArchiveProblem: If the folder is not there.
+        TableProblem: If there is a table and it cannot be used.
+    """
+    root = path.expanduser().resolve()
+    if not root.is_dir():
+        raise ArchiveProblem("The archive is not a folder that can be read; check the path.")
+    where = metadata.expanduser() if metadata is not None else _find_table(root, named=bool(columns))
+    if where is None:
+        return Archive(root=root, layout=Layout.BARE)
+    table = open_table(where.resolve())
+    if columns:
+        named = _positions(table, {role: (name,) for role, name in columns.items()}, strict=True)
+        return Archive(root=root, layout=Layout.TABLE, table=table, columns=named)
+    if "isic_id" in table.header:
+        layout, known = Layout.ISIC, _ISIC_COLUMNS
+    elif "image_id" in table.header:
+        layout, known = Layout.HAM10000, _HAM_COLUMNS
+    else:
+        raise TableProblem(
+            f"The columns of {'the table' if metadata else 'metadata.csv'} are not known "
+            f"({', '.join(table.header)[:200]}); name them with --columns image=COLUMN,age=COLUMN,…"
+        )
+    return Archive(root=root, layout=layout, table=table, columns=_positions(table, known, strict=False))
+
+
+def _find_table(root: Path, *, named: bool) -> Path | None:
+    for name in (*_HAM_TABLES, _ISIC_TABLE):
+        if (root / name).is_file():
+            return root / name
+    if not named:
+        return None
+    tables = [entry for entry in root.iterdir() if entry.suffix.lower() == ".csv" and entry.is_file()]
+    if len(tables) != 1:
+        raise TableProblem(
+            f"There are {len(tables)} CSV files in the archive's root; say which one with --metadata FILE."
+        )
+    return tables[0]
+
+
+def _positions(table: Table, wanted: Mapping[str, tuple[str, ...]], *, strict: bool) -> dict[str, tuple[int, ...]]:
+    exact = {name: number for number, name in enumerate(table.header) if name}
+    folded = {name.casefold(): number for name, number in exact.items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for role, names in wanted.items():
+        numbers = (exact.get(name, folded.get(name.casefold())) for name in names)
+        there = tuple(number for number in numbers if number is not None)
+        if strict and not there:
+            raise TableProblem(f"The table has no column {names[0]}; it has: {', '.join(exact)[:300]}.")
+        if there:
+            found[role] = there
+    return found
+
+
+class Walk:
+    """Streams the files of an archive that are items, and counts what is passed over.
+
+    Args:
+        archive: What to walk.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self._root = archive.root
+        self._table = archive.table.path if archive.table else None
+        #: Files that are no items, by ending.
+        self.ignored: Counter[str] = Counter()
+        #: Folders that could not be listed.
+        self.unreadable_folders = 0
+
+    def __iter__(self) -> Iterator[FoundFile]:
+        pending = [""]
+        while pending:
+            yield from self._list_folder(pending.pop(), pending.append)
+
+    def _list_folder(self, folder: str, found_folder: Callable[[str], None]) -> Iterator[FoundFile]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                for entry in entries:
+                    relative = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        found_folder(relative)
+                    elif (file := self._look_at(entry, relative)) is not None:
+                        yield file
+        except OSError as error:
+            if not folder or error.errno in _AWAY:
+                raise ServiceProblem("The archive does not answer; check that it is mounted, and run again.") from error
+            if error.errno != errno.ENOENT:
+                self.unreadable_folders += 1
+
+    def _look_at(self, entry: os.DirEntry[str], relative: str) -> FoundFile | None:
+        suffix = split_suffix(entry.name)[1]
+        if suffix is None:
+            if self._table is None or self._root / relative != self._table:
+                ending = Path(entry.name).suffix.lower().lstrip(".")
+                self.ignored[ending.encode("utf-8", "replace").decode()[:20] or "(none)"] += 1
+            return None
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            # It went away while the folder was being listed: it is not in the archive.
+            return None
+        return FoundFile(
+            path=relative, size=status.st_size, mtime_ns=status.st_mtime_ns, rejected=_refusal(relative, status)
+        )
+
+
+def _refusal(relative: str, status: os.stat_result) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
+        return "symlink"
+    if not stat.S_ISREG(status.st_mode):
+        return "not_a_regular_file"
+    try:
+        relative.encode("utf-8")
+    except UnicodeEncodeError:
+        return "unreadable_name"
+    return None

@@ -1,0 +1,214 @@
+"""The command line `lesion-screen`: options, exit codes and plain sentences; the work is in `producer.commands`."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from producer.errors import EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
+
+# Nothing else is imported here: `--help` answers in a third of a second, without pandas, SQLAlchemy and Celery.
+
+
+class _PlainGroup(click.Group):
+    """A group whose errors are one plain sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _signals_end_us():
+                ctx.exit(int(super().invoke(ctx) or 0))
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("Stopped. Nothing is lost: the same command or `lesion-screen resume` goes on.", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except Exception as error:
+            # The edge of the program: what a person can mend is a sentence, everything else is a bug and stays one.
+            sentence = _explain(error)
+            if sentence is None:
+                raise
+            click.echo(f"Error: {sentence[1]}", err=True)
+            ctx.exit(sentence[0])
+
+
+def _explain(error: Exception) -> tuple[int, str] | None:
+    if isinstance(error, ProducerError):
+        return error.exit_code, str(error)
+    from db.errors import LedgerError
+
+    if isinstance(error, LedgerError):
+        return EXIT_USAGE, str(error)
+    from worker.errors import WorkerError
+
+    if isinstance(error, WorkerError):
+        return EXIT_UNAVAILABLE, str(error)
+    if type(error).__module__.startswith("sqlalchemy"):
+        from db.session import is_transient
+
+        if is_transient(error):
+            return EXIT_UNAVAILABLE, "The ledger does not answer or its disk is full; check DB_URL and run again."
+    if isinstance(error, OSError):
+        return EXIT_UNAVAILABLE, f"The system refused: {error.strerror or type(error).__name__}. Check disk and rights."
+    return None
+
+
+@contextmanager
+def _signals_end_us() -> Iterator[None]:
+    # SIGTERM and a closed terminal must stop the child processes as Ctrl-C does.
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@click.group(cls=_PlainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lesion-screen")
+def cli() -> None:
+    """Screen archives of dermoscopic images, the suspicious ones first.
+
+    Not a medical device. Exit codes: 0 done, 1 some images were rejected or quarantined, 2 usage, 3 a service is
+    unavailable.
+    """
+
+
+_archive = click.argument("archive", type=click.Path(path_type=Path))
+_metadata = click.option("--metadata", type=click.Path(path_type=Path), help="The metadata table (CSV).")
+_columns = click.option(
+    "--columns",
+    help="What the table's columns mean: image=…,age=…,sex=…,localization=…,lesion_id=…,patient_ref=…,dx=…",
+)
+_name = click.option("--name", help="What to call the batch; the folder's name by default.")
+_priority = click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(0, 256),
+    help="Worker processes to start here: 1 by default, none where WORKER_BROKER_URL is set.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
+_batch = click.argument("batch", type=click.IntRange(1, 2**63 - 1))
+
+
+@cli.command()
+@_archive
+@_metadata
+@_columns
+@_name
+@_priority
+@_workers
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.csv, summary.json and problems.csv.")
+@_json
+def run(
+    archive: Path,
+    metadata: Path | None,
+    columns: str | None,
+    name: str | None,
+    priority: int,
+    workers: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Screen ARCHIVE and wait."""
+    from producer import commands
+
+    options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)
+    return commands.screen_archive(options, workers=workers, out=out, as_json=as_json)
+
+
+@cli.command()
+@_archive
+@_metadata
+@_columns
+@_name
+@_priority
+@click.option("--problems", type=click.Path(path_type=Path), help="File to list every odd row in.")
+def submit(
+    archive: Path,
+    metadata: Path | None,
+    columns: str | None,
+    name: str | None,
+    priority: int,
+    problems: Path | None,
+) -> int:
+    """Write ARCHIVE into the ledger and ring the workers."""
+    from producer import commands
+
+    options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)
+    return commands.submit(options, problems=problems)
+
+
+@cli.command()
+@click.argument("batch", type=click.IntRange(1, 2**63 - 1), required=False)
+@click.option("--watch", is_flag=True, help="Go on until no item is open.")
+@_json
+def status(batch: int | None, watch: bool, as_json: bool) -> int:
+    """Count BATCH, or the newest one, by outcome."""
+    from producer import inspection
+
+    return inspection.show_status(batch, watch=watch, as_json=as_json)
+
+
+@cli.command()
+@_batch
+@_workers
+@_json
+def resume(batch: int, workers: int | None, as_json: bool) -> int:
+    """Go on with BATCH, also after a pause."""
+    from producer import commands
+
+    return commands.resume(batch, workers=workers, as_json=as_json)
+
+
+@cli.command()
+@_batch
+def pause(batch: int) -> int:
+    """Let no worker take another chunk of BATCH."""
+    from producer import inspection
+
+    return inspection.pause(batch)
+
+
+@cli.command()
+@_batch
+def cancel(batch: int) -> int:
+    """Stop BATCH at once."""
+    from producer import inspection
+
+    return inspection.cancel(batch)
+
+
+@cli.command()
+@_batch
+@click.option("--format", "kind", type=click.Choice(["csv", "parquet", "isic"]), default="csv", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+def export(batch: int, kind: str, out: Path) -> int:
+    """Write BATCH's results as a table."""
+    from producer import inspection
+
+    return inspection.export(batch, kind, out)
+
+
+@cli.command()
+@_batch
+@click.option("--rehash", is_flag=True, help="Read the files again and compare them with what was scored.")
+@_json
+def verify(batch: int, rehash: bool, as_json: bool) -> int:
+    """Check the ledger's invariants for BATCH; exit 0 only if all hold."""
+    from producer import inspection
+
+    return inspection.verify(batch, rehash=rehash, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(cli.main())

@@ -1,0 +1,238 @@
+"""The commands that screen: run, submit and resume; imported only when one of them is called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from sqlalchemy import Engine
+
+from db.batches import BatchRow, get_batch
+from db.control import resume_batch
+from db.settings import read_settings
+from db.tables import BatchState
+from producer.archive import Archive, open_archive
+from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, EXIT_UNAVAILABLE, UsageProblem
+from producer.ledger import Place, open_existing, open_prepared, read_place
+from producer.local import LocalStack, is_stack_running
+from producer.manifest import Manifest
+from producer.progress import ProgressBar, await_batch
+from producer.report import print_problems, print_summary, printable, write_problems, write_results
+from producer.settings import ProducerSettings
+from producer.status import Status, batch_status, is_waiting
+from producer.submit import Submitted, ring_open_chunks, submit_manifest
+from producer.table import parse_columns
+from producer.terminal import name_actor, open_console, print_json
+from worker.errors import BrokerUnavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveOptions:
+    """What `run` and `submit` are told about an archive."""
+
+    archive: Path
+    metadata: Path | None
+    columns: str | None
+    name: str | None
+    priority: int = 0
+
+
+def screen_archive(options: ArchiveOptions, *, workers: int | None, out: Path | None, as_json: bool) -> int:
+    """Do `lesion-screen run`.
+
+    Args:
+        options: The archive.
+        workers: Worker processes of our own; None means 1, or none where a broker is set.
+        out: Folder for the results.
+        as_json: Print JSON alone.
+
+    Returns:
+        The exit code.
+    """
+    console = open_console(quiet=as_json)
+    place = read_place()
+    archive = _open_archive(options, place)
+    # On real servers too: whoever runs a cluster's first batch from here need not know of another command.
+    engine, model = open_prepared(place, register=True)
+    submitted = _submit(engine, archive, options, model, console, out / "problems.csv" if out else None)
+    batch, status = get_batch(engine, submitted.batch), batch_status(engine, submitted.batch)
+    if status.finished:
+        if submitted.existed:
+            console.print(f"Nothing to do: batch {batch.id} has screened this very archive with this very model.")
+    elif is_waiting(batch):
+        batch, status = _screen(engine, place, batch, workers, console)
+    extra = {"problems": submitted.problems, "ignored": submitted.ignored}
+    return _conclude(engine, batch, status, console, out=out, as_json=as_json, extra=extra)
+
+
+def _screen(
+    engine: Engine, place: Place, batch: BatchRow, workers: int | None, console: Console
+) -> tuple[BatchRow, Status]:
+    own = workers if workers is not None else int(place.broker_url is None)
+    stack = LocalStack(place.home, workers=own, broker_url=place.broker_url)
+    with stack, ProgressBar(console, batch.items) as bar:
+        if stack.joined:
+            console.print("Another run has started the workers of this home; this batch joins it.")
+        ended = await_batch(
+            engine,
+            batch.id,
+            keep_running=stack.keep_running,
+            on_status=bar.show,
+            on_progress=stack.note_progress,
+            on_trouble=lambda sentence: console.print(f"[yellow]{sentence}[/]", highlight=False),
+        )
+        if stack.restarts:
+            console.print(f"{stack.restarts} process(es) died on the way and were started again.")
+    return ended
+
+
+def _conclude(
+    engine: Engine,
+    batch: BatchRow,
+    status: Status,
+    console: Console,
+    *,
+    out: Path | None,
+    as_json: bool,
+    extra: Mapping[str, Any],
+) -> int:
+    if out is not None:
+        write_results(engine, batch.id, out, extra)
+    if as_json:
+        print_json(status.as_json())
+    else:
+        print_summary(Console(), engine, batch.id)
+        if out is not None:
+            console.print(f"Results are in {printable(str(out))}: results.csv, summary.json, problems.csv.")
+    if not status.finished:
+        console.print(
+            f"Batch {batch.id} is {batch.state.value}; `lesion-screen resume {batch.id}` goes on with it.",
+            highlight=False,
+        )
+        return EXIT_SOME_FAILED
+    return status.exit_code
+
+
+def submit(options: ArchiveOptions, *, problems: Path | None) -> int:
+    """Do `lesion-screen submit`.
+
+    Args:
+        options: The archive.
+        problems: File that lists what is odd.
+
+    Returns:
+        The exit code.
+    """
+    console = open_console()
+    place = read_place()
+    archive = _open_archive(options, place)
+    engine, model = open_prepared(place, register=False)
+    submitted = _submit(engine, archive, options, model, console, problems)
+    if submitted.existed:
+        console.print(f"Nothing was added: batch {submitted.batch} is this very archive under this very model.")
+    code = _ring(engine, place, submitted.batch, console)
+    print_json({"batch": submitted.batch, "items": submitted.items, "chunks": submitted.chunks})
+    return code
+
+
+def _ring(engine: Engine, place: Place, batch_id: int, console: Console) -> int:
+    if place.broker_url is None:
+        if is_stack_running(place.home):
+            console.print("The stack of this home is running and takes the batch up by itself.")
+        else:
+            console.print(
+                f"The batch is in the ledger. `lesion-screen resume {batch_id}` starts the workers of this machine; "
+                "for a cluster set WORKER_BROKER_URL and DB_URL, and run `python -m worker.feeder` and `make worker`.",
+                highlight=False,
+            )
+        return EXIT_DONE
+    try:
+        ring_open_chunks(engine, place.broker_url)
+    except BrokerUnavailable as error:
+        console.print(
+            f"{error} The batch is safe in the ledger: the feeder rings for it once Redis is back, "
+            f"and so does `lesion-screen resume {batch_id}`.",
+            highlight=False,
+        )
+        return EXIT_UNAVAILABLE
+    return EXIT_DONE
+
+
+def resume(batch_id: int, *, workers: int | None, as_json: bool) -> int:
+    """Do `lesion-screen resume`.
+
+    Args:
+        batch_id: The batch.
+        workers: Worker processes of our own; None means 1, or none where a broker is set.
+        as_json: Print JSON alone.
+
+    Returns:
+        The exit code.
+    """
+    console = open_console(quiet=as_json)
+    place = read_place()
+    engine = open_existing(place)
+    batch = get_batch(engine, batch_id)
+    if batch.state == BatchState.LOADING:
+        raise UsageProblem(
+            f"Batch {batch_id} was never read to its end; run `lesion-screen submit` on its archive again."
+        )
+    if resume_batch(engine, batch_id, name_actor()):
+        console.print(f"Batch {batch_id} was {batch.state.value} and is open again.")
+    batch, status = get_batch(engine, batch_id), batch_status(engine, batch_id)
+    if status.finished:
+        console.print(f"Nothing to do: batch {batch_id} is finished.")
+    elif place.broker_url is not None and not workers:
+        code = _ring(engine, place, batch_id, console)
+        if as_json:
+            print_json(status.as_json())
+        elif code == EXIT_DONE:
+            console.print(f"Rung for batch {batch_id}; `lesion-screen status {batch_id} --watch` shows how it goes.")
+        return code
+    else:
+        batch, status = _screen(engine, place, batch, workers, console)
+    return _conclude(engine, batch, status, console, out=None, as_json=as_json, extra={})
+
+
+def _open_archive(options: ArchiveOptions, place: Place) -> Archive:
+    archive = open_archive(options.archive, options.metadata, parse_columns(options.columns))
+    if place.home.resolve().is_relative_to(archive.root):
+        raise UsageProblem("LESION_SCREEN_HOME lies inside the archive, which is only ever read; set it elsewhere.")
+    return archive
+
+
+def _submit(
+    engine: Engine,
+    archive: Archive,
+    options: ArchiveOptions,
+    model: str,
+    console: Console,
+    problems: Path | None,
+) -> Submitted:
+    settings = read_settings(ProducerSettings)
+    line = console.status("Reading the archive …")
+
+    def say_read(count: int) -> None:
+        line.update(f"Reading the archive … {count:,} files and rows")
+
+    def say_written(count: int) -> None:
+        line.update(f"Writing the ledger … {count:,} items")
+
+    with line, Manifest(archive, say_read) as manifest:
+        submitted = submit_manifest(
+            engine,
+            manifest,
+            name=options.name or archive.root.name or "archive",
+            model_digest=model,
+            priority=options.priority,
+            chunk_items=settings.chunk_items,
+            on_items=say_written,
+        )
+        print_problems(console, submitted.problems, manifest.problems())
+        if problems is not None:
+            write_problems(problems, manifest.problems())
+    if submitted.ignored:
+        kinds = ", ".join(f"{count:,} {printable(ending)}" for ending, count in submitted.ignored.items())
+        console.print(f"Ignored files that are no images: {kinds}.", highlight=False)
+    return submitted

@@ -1,0 +1,292 @@
+"""Exports: a batch's results as CSV, as Parquet and as the ISIC challenge's table, streamed and written whole."""
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy import Engine
+
+from db.batches import get_batch
+from db.models import get_model
+from db.results import ReportRow, iter_report
+from db.tables import CLASSES
+from producer.errors import UsageProblem
+from producer.paths import split_suffix
+
+#: Said with every export.
+NOTICE = (
+    "Not a medical device: a research tool that orders images for a person to read. "
+    "A low score means not prioritised, never benign."
+)
+
+#: Columns of results.csv and of the Parquet file; other programs read them by these names.
+COLUMNS = (
+    "image_id",
+    "path",
+    "state",
+    "reason",
+    "diagnosis",
+    "confidence",
+    "malignant_score",
+    "referred",
+    "refer_reason",
+    *(f"p_{name}" for name in CLASSES),
+    "model",
+)
+
+#: The ISIC 2018 challenge's order of the same classes (https://challenge.isic-archive.com/landing/2018/47/).
+ISIC_COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+
+#: A cell that begins like this is a formula to a spreadsheet (OWASP, CSV injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+_ROW_GROUP = 50_000
+
+
+def escape_cell(text: str | None) -> str:
+    """Make a text cell harmless to a spreadsheet and writable as UTF-8.
+
+    Args:
+        text: For example a file name.
+
+    Returns:
+        The text, after an apostrophe where it would be a formula.
+    """
+    if not text:
+        return ""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+
+
+@contextmanager
+def replace_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """Write a file whole or not at all, readable by its owner only.
+
+    Args:
+        path: Where; an older file is replaced at the end.
+        binary: Open for bytes instead of UTF-8 text.
+
+    Yields:
+        The file to write to.
+
+    Raises:
+        UsageProblem: If nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(dir=path.parent, prefix=".lesion-screen-")
+    except OSError as error:
+        raise _unwritable(error) from error
+    try:
+        with os.fdopen(number, "wb") if binary else os.fdopen(number, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise _unwritable(error) from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _unwritable(error: OSError) -> UsageProblem:
+    return UsageProblem(f"The output cannot be written ({error.strerror}); give another place with --out.")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.9g}"
+
+
+def csv_cells(row: ReportRow) -> list[str]:
+    """Lay an item out as the cells of results.csv.
+
+    Args:
+        row: From the ledger.
+
+    Returns:
+        Cells in the order of `COLUMNS`; empty where there is no verdict.
+    """
+    return [
+        escape_cell(row.image_id),
+        escape_cell(row.path),
+        escape_cell(row.state.value),
+        escape_cell(row.reason),
+        escape_cell(row.diagnosis),
+        _number(row.confidence),
+        _number(row.malignant_score),
+        "" if row.referred is None else str(row.referred).lower(),
+        escape_cell(row.refer_reason),
+        *(map(_number, row.probabilities) if row.probabilities else [""] * len(CLASSES)),
+        escape_cell(row.model_digest),
+    ]
+
+
+def export_csv(engine: Engine, batch_id: int, out: Path) -> int:
+    """Write results.csv, a row an item; reads the ledger only.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+        out: The file.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UnknownBatch: If the batch is not there.
+        UsageProblem: If the file cannot be written.
+    """
+    rows = iter_report(engine, batch_id)
+    with replace_file(out) as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        count = 0
+        for row in rows:
+            writer.writerow(csv_cells(row))
+            count += 1
+    return count
+
+
+def export_parquet(engine: Engine, batch_id: int, out: Path) -> int:
+    """Write the same columns as Parquet, a row group at a time; prior and notice are in the schema's metadata.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+        out: The file.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UnknownBatch: If the batch is not there.
+        UsageProblem: If the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"confidence": pa.float64(), "malignant_score": pa.float64(), "referred": pa.bool_()}
+    kinds |= {f"p_{name}": pa.float64() for name in CLASSES}
+    prior = model_prior(engine, get_batch(engine, batch_id).model_digest)
+    notes = {"notice": NOTICE, "batch": str(batch_id), "prior": json.dumps(prior)}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS], metadata=notes)
+    count = 0
+    with replace_file(out, binary=True) as file, pq.ParquetWriter(file, schema) as writer:
+        group: list[dict[str, Any]] = []
+        for row in iter_report(engine, batch_id):
+            group.append(_parquet_values(row))
+            count += 1
+            if len(group) == _ROW_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                group.clear()
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    return count
+
+
+def _parquet_values(row: ReportRow) -> dict[str, Any]:
+    probabilities = row.probabilities or (None,) * len(CLASSES)
+    return {
+        # Columns are typed here, so nothing is a formula and nothing is escaped.
+        "image_id": _storable(row.image_id),
+        "path": _storable(row.path),
+        "state": row.state.value,
+        "reason": row.reason,
+        "diagnosis": row.diagnosis,
+        "confidence": row.confidence,
+        "malignant_score": row.malignant_score,
+        "referred": row.referred,
+        "refer_reason": row.refer_reason,
+        **{f"p_{name}": value for name, value in zip(CLASSES, probabilities, strict=True)},
+        "model": row.model_digest,
+    }
+
+
+def _storable(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def export_isic(engine: Engine, batch_id: int, out: Path) -> int:
+    """Write the ISIC challenge's table, a row a scored image; items without a verdict have no row.
+
+    The values are p_c / π_c scaled to sum to 1, so that the largest one is the diagnosis.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+        out: The file.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UnknownBatch: If the batch is not there.
+        UsageProblem: If the file cannot be written, or the model's prior is not known.
+    """
+    prior = model_prior(engine, get_batch(engine, batch_id).model_digest)
+    if prior is None:
+        raise UsageProblem("The batch's model has no prior on record; export it as csv or parquet instead.")
+    count = 0
+    with replace_file(out) as file:
+        writer = csv.writer(file)
+        writer.writerow(ISIC_COLUMNS)
+        for row in iter_report(engine, batch_id):
+            if row.probabilities is None:
+                continue
+            values = without_prior(row.probabilities, prior)
+            image = row.image_id or split_suffix((row.path or "").rpartition("/")[2])[0]
+            writer.writerow([escape_cell(image), *(_number(values[name.lower()]) for name in ISIC_COLUMNS[1:])])
+            count += 1
+    return count
+
+
+def without_prior(probabilities: tuple[float, ...], prior: Mapping[str, float]) -> dict[str, float]:
+    """Take the prior out of a posterior: p_c / π_c, scaled to sum to 1.
+
+    Args:
+        probabilities: In the order of `CLASSES`.
+        prior: Class to its share in the prior.
+
+    Returns:
+        Class to value.
+    """
+    ratios = {name: value / prior[name] for name, value in zip(CLASSES, probabilities, strict=True)}
+    total = sum(ratios.values())
+    return {name: value / total for name, value in ratios.items()}
+
+
+def model_prior(engine: Engine, model_digest: str) -> dict[str, float] | None:
+    """Look up the prior at which a model's probabilities hold; reads only.
+
+    Args:
+        engine: The ledger.
+        model_digest: The model.
+
+    Returns:
+        Class to share, or None where it is not on record.
+
+    Raises:
+        UnknownModel: If the model is not registered.
+    """
+    prior = get_model(engine, model_digest).metrics.get("prior")
+    if not isinstance(prior, Mapping):
+        return None
+    values = {name: prior.get(name) for name in CLASSES}
+    if not all(isinstance(value, (int, float)) and value > 0 for value in values.values()):
+        return None
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+#: The formats of `export --format`.
+FORMATS: Mapping[str, Callable[[Engine, int, Path], int]] = {
+    "csv": export_csv,
+    "parquet": export_parquet,
+    "isic": export_isic,
+}

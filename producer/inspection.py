@@ -1,0 +1,173 @@
+"""The commands that look or intervene: status, export, verify, pause and cancel; imported only when one is called."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from sqlalchemy import Engine
+
+from db.batches import get_batch
+from db.control import cancel_batch, pause_batch
+from db.health import check_batch
+from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
+from producer.export import FORMATS, NOTICE
+from producer.ledger import Place, open_existing, read_place
+from producer.progress import await_batch
+from producer.rehash import rehash_files
+from producer.report import printable, status_table, write_summary
+from producer.status import Status, batch_status, find_batch_row
+from producer.terminal import name_actor, open_console, print_json
+
+#: Changed files that are named on the terminal.
+_SHOWN_FILES = 20
+
+
+def show_status(batch_id: int | None, *, watch: bool, as_json: bool) -> int:
+    """Do `lesion-screen status`.
+
+    Args:
+        batch_id: The batch; None means the newest.
+        watch: Go on until no item is open.
+        as_json: Print JSON, with `watch` a line a second.
+
+    Returns:
+        The exit code.
+    """
+    engine = open_existing(read_place())
+    batch = find_batch_row(engine, batch_id)
+    if not watch:
+        status = batch_status(engine, batch.id)
+        if as_json:
+            print_json(status.as_json())
+        else:
+            Console().print(status_table(status, batch.state.value, printable(batch.name)))
+        return EXIT_DONE
+    if as_json:
+        await_batch(engine, batch.id, keep_running=_nothing, on_status=lambda status: print_json(status.as_json()))
+        return EXIT_DONE
+    with Live(console=Console(), refresh_per_second=2) as live:
+
+        def show(status: Status) -> None:
+            live.update(status_table(status, batch.state.value, printable(batch.name)))
+
+        await_batch(engine, batch.id, keep_running=_nothing, on_status=show)
+    return EXIT_DONE
+
+
+def pause(batch_id: int) -> int:
+    """Do `lesion-screen pause`.
+
+    Args:
+        batch_id: The batch.
+
+    Returns:
+        The exit code.
+    """
+    return _control(batch_id, pause_batch, "paused; chunks in hand are finished")
+
+
+def cancel(batch_id: int) -> int:
+    """Do `lesion-screen cancel`.
+
+    Args:
+        batch_id: The batch.
+
+    Returns:
+        The exit code.
+    """
+    return _control(batch_id, cancel_batch, "cancelled; its open items stay open")
+
+
+def _control(batch_id: int, act: Callable[[Engine, int, str], bool], what: str) -> int:
+    engine = open_existing(read_place())
+    changed = act(engine, batch_id, name_actor())
+    verb = "is" if changed else "was already"
+    open_console().print(
+        f"Batch {batch_id} {verb} {what}. `lesion-screen resume {batch_id}` goes on with it.", highlight=False
+    )
+    return EXIT_DONE
+
+
+def export(batch_id: int, kind: str, out: Path) -> int:
+    """Do `lesion-screen export`.
+
+    Args:
+        batch_id: The batch.
+        kind: One of `FORMATS`.
+        out: The file.
+
+    Returns:
+        The exit code.
+    """
+    console = open_console()
+    engine = open_existing(read_place())
+    status = batch_status(engine, batch_id)
+    rows = FORMATS[kind](engine, batch_id, out)
+    if kind != "parquet":
+        # A CSV file has no room for prior, model and notice.
+        write_summary(engine, batch_id, out.with_name(f"{out.name}.summary.json"), {})
+    console.print(f"{rows:,} rows written. {NOTICE}", highlight=False)
+    if kind == "isic" and rows < status.found:
+        console.print(f"{status.found - rows:,} images without a verdict have no row.", highlight=False)
+    if status.open:
+        console.print(f"Batch {batch_id} is not finished: {status.open:,} items are open.", highlight=False)
+    return EXIT_DONE
+
+
+def verify(batch_id: int, *, rehash: bool, as_json: bool) -> int:
+    """Do `lesion-screen verify`.
+
+    Args:
+        batch_id: The batch.
+        rehash: Read the files again and compare digests.
+        as_json: Print JSON alone.
+
+    Returns:
+        0 only if everything holds.
+    """
+    console = open_console(quiet=as_json)
+    place = read_place()
+    engine = open_existing(place)
+    findings = {finding.name: (finding.count, finding.detail) for finding in check_batch(engine, batch_id)}
+    status = batch_status(engine, batch_id)
+    total = status.open + status.done + status.referred + status.rejected + status.quarantined
+    if total != status.found:
+        findings["counts_add_up"] = (abs(total - status.found), "The five outcomes do not add up to what was found.")
+    if rehash:
+        findings |= _rehash(engine, place, batch_id, console)
+    if as_json:
+        found = [{"name": name, "count": count, "detail": text} for name, (count, text) in findings.items()]
+        print_json({"batch": batch_id, "sound": not findings, "findings": found})
+    for name, (count, text) in findings.items():
+        console.print(f"[red]{name}[/] ({count:,}): {text}", highlight=False)
+    if not findings:
+        console.print(
+            f"Batch {batch_id} is sound: {status.found:,} found = {status.open:,} open + {status.done:,} done + "
+            f"{status.referred:,} referred + {status.rejected:,} rejected + {status.quarantined:,} quarantined.",
+            highlight=False,
+        )
+    return EXIT_SOME_FAILED if findings else EXIT_DONE
+
+
+def _rehash(engine: Engine, place: Place, batch_id: int, console: Console) -> dict[str, tuple[int, str]]:
+    root = place.worker_settings.archive_root(get_batch(engine, batch_id).source)
+    if root is None:
+        raise UsageProblem("This machine does not know where the archive is; name it in WORKER_ARCHIVE_ROOTS.")
+    counts = {"changed_file": 0, "missing_file": 0}
+    with console.status("Reading files again …") as line:
+        for difference in rehash_files(
+            engine, batch_id, root, lambda number: line.update(f"Reading files again … {number:,}")
+        ):
+            counts[difference.kind] += 1
+            if sum(counts.values()) <= _SHOWN_FILES:
+                console.print(f"  {difference.kind}: {printable(difference.path)}", highlight=False)
+    details = {
+        "changed_file": "Files that are not what was scored.",
+        "missing_file": "Files that were scored and are gone.",
+    }
+    return {kind: (count, details[kind]) for kind, count in counts.items() if count}
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,130 @@
+"""The ledger as the commands open it: with its schema and a model to pin batches to."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from db.errors import SchemaMismatch
+from db.models import active_model
+from db.session import check_revision, open_ledger
+from db.settings import DbSettings, HomeSettings, read_settings
+from producer.errors import ServiceProblem, UsageProblem
+from producer.local import child_environment
+from worker.settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this command works: home, ledger and broker, read from the environment once."""
+
+    #: Absolute.
+    home: Path
+    #: May hold a password.
+    ledger_url: str
+    #: Whether the ledger is the one in the home.
+    embedded: bool
+    #: May hold a password; None means that a private Redis is used.
+    broker_url: str | None
+    worker_settings: WorkerSettings
+
+
+def read_place() -> Place:
+    """Read the environment.
+
+    Returns:
+        Where to work.
+
+    Raises:
+        SettingsError: If a variable is wrong.
+    """
+    home, db, worker = read_settings(HomeSettings), read_settings(DbSettings), read_settings(WorkerSettings)
+    folder = home.home.expanduser().absolute()
+    return Place(
+        home=folder,
+        ledger_url=db.ledger_url(home),
+        embedded=db.url is None,
+        broker_url=worker.broker_url.get_secret_value() if worker.broker_url else None,
+        worker_settings=worker,
+    )
+
+
+def open_existing(place: Place) -> Engine:
+    """Open the ledger for commands that need one to be there.
+
+    Args:
+        place: Where.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        UsageProblem: If there is none yet.
+        SchemaMismatch: If it has another schema.
+    """
+    if place.embedded and not (place.home / "ledger.sqlite").exists():
+        raise UsageProblem("Nothing was submitted yet; start with `lesion-screen run ARCHIVE`.")
+    engine = open_ledger(place.ledger_url)
+    check_revision(engine)
+    return engine
+
+
+def open_prepared(place: Place, *, register: bool) -> tuple[Engine, str]:
+    """Open the ledger to write a batch into it.
+
+    The embedded ledger is made and given the shipped model where that is needed. A server's is left alone unless
+    `register` says otherwise: its schema belongs to whoever runs it.
+
+    Args:
+        place: Where.
+        register: Bring the schema up to date and register the shipped model first.
+
+    Returns:
+        The ledger, and the digest of the active model.
+
+    Raises:
+        SchemaMismatch: If the ledger has another schema.
+        UsageProblem: If no model is active.
+        ServiceProblem: If registering fails.
+    """
+    if register:
+        _register(place)
+    engine = open_ledger(place.ledger_url)
+    try:
+        check_revision(engine)
+        model = active_model(engine)
+    except SchemaMismatch:
+        if not place.embedded or register:
+            raise
+        model = None
+    if model is None and place.embedded and not register:
+        engine.dispose()
+        return open_prepared(place, register=True)
+    if model is None:
+        raise UsageProblem("No model is active; run `python -m worker.register` once, and submit again.")
+    return engine, model.digest
+
+
+def _register(place: Place) -> None:
+    place.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    here = place.home / "run"
+    here.mkdir(mode=0o700, exist_ok=True)
+    # A process of its own: the model's files are not ours to open.
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.register"],
+        env=child_environment(place.home, os.environ),
+        cwd=here,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        log = place.home / "logs" / "register.log"
+        log.parent.mkdir(mode=0o700, exist_ok=True)
+        log.write_text(done.stderr, encoding="utf-8")
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
+        raise ServiceProblem(f"Preparing ledger and model failed: {why} (logs/register.log in LESION_SCREEN_HOME)")

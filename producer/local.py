@@ -1,0 +1,219 @@
+"""The one-machine stack: a private Redis, the feeder and workers as child processes, stopped whatever happens."""
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from producer.broker import PrivateRedis
+from producer.children import Child, ChildPlan
+from producer.errors import ServiceProblem
+from worker.contract import SCREENING_QUEUE
+
+#: A worker may take so long after SIGTERM to record what it has and to give its chunk back; its own limit is 30.
+_WORKER_GRACE = 40.0
+_FEEDER_GRACE = 10.0
+
+_LOCK = "stack.lock"
+_ADDRESS = "stack.json"
+
+
+class LocalStack:
+    """Feeder and workers of this machine, with a private Redis unless a broker is given.
+
+    One stack runs in a home at a time. A second one joins: it starts nothing, its batch is fed by the first, and when
+    that ends it takes over.
+
+    Args:
+        home: Folder of the one-machine state.
+        workers: Worker processes to run.
+        broker_url: A real Redis server, or None.
+        environment: Environment of the children; the process's own where it is not given.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        workers: int,
+        broker_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._home = home
+        self._workers = workers
+        self._broker_url = broker_url
+        self._environment = child_environment(home, environment if environment is not None else os.environ)
+        self._lock: int | None = None
+        self._redis: PrivateRedis | None = None
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        try:
+            if self._broker_url is not None:
+                self._start_children(self._broker_url)
+            elif self._take_lock():
+                self._start_own()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def joined(self) -> bool:
+        """Whether another process runs the stack of this home."""
+        return self._broker_url is None and self._lock is None
+
+    @property
+    def restarts(self) -> int:
+        """How often a child had to be started again."""
+        return sum(child.starts - 1 for child in self._all())
+
+    def keep_running(self) -> None:
+        """Start children that died again, and take over a stack whose owner has ended. Call it every second or so.
+
+        Raises:
+            ServiceProblem: If a child does not stay up.
+        """
+        if self.joined:
+            if self._take_lock():
+                self._start_own()
+            return
+        for child in self._all():
+            child.keep_running()
+
+    def note_progress(self) -> None:
+        """Say that work is getting done, so that earlier deaths of children do not count any more."""
+        for child in self._all():
+            child.forgive()
+
+    def stop(self) -> None:
+        """Stop every child and wait for it; an interrupt while waiting kills them at once. Idempotent."""
+        try:
+            self._end_gently()
+        except BaseException:
+            for child in self._all():
+                child.end_at_once()
+            for child in self._all():
+                child.await_end()
+            raise
+        finally:
+            self._children.clear()
+            self._redis = None
+            self._drop_lock()
+
+    def _end_gently(self) -> None:
+        for child in self._children:
+            child.ask_to_end()
+        for child in self._children:
+            child.await_end()
+        # Last: a worker says goodbye through it.
+        if self._redis is not None:
+            self._redis.child.ask_to_end()
+            self._redis.child.await_end()
+
+    def _all(self) -> list[Child]:
+        return [*self._children, *([self._redis.child] if self._redis is not None else [])]
+
+    def _start_own(self) -> None:
+        self._redis = PrivateRedis(self._home, self._environment)
+        self._redis.start()
+        self._write_address(self._redis.url)
+        self._start_children(self._redis.url)
+
+    def _start_children(self, broker_url: str) -> None:
+        environment = self._environment | {"WORKER_BROKER_URL": broker_url}
+        plans = [ChildPlan(name="feeder", command=(sys.executable, "-m", "worker.feeder"), grace=_FEEDER_GRACE)]
+        plans += [_worker_plan(number) for number in range(1, self._workers + 1)]
+        for plan in plans:
+            child = Child(plan, self._home, environment)
+            self._children.append(child)
+            child.start()
+
+    def _take_lock(self) -> bool:
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(self._home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._lock = file
+        return True
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            (self._home / _ADDRESS).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def _write_address(self, url: str) -> None:
+        # For the owner's own tools, Flower among them; it holds the password.
+        path = self._home / _ADDRESS
+        path.unlink(missing_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w", encoding="utf-8") as address:
+            json.dump({"pid": os.getpid(), "broker_url": url}, address)
+
+
+def _worker_plan(number: int) -> ChildPlan:
+    command = (
+        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        *("-Q", SCREENING_QUEUE, "-c", "1", "--pool", "prefork"),
+        *("--hostname", f"screener-{number}@%h", "--loglevel", "WARNING"),
+    )
+    return ChildPlan(name=f"screener-{number}", command=command, grace=_WORKER_GRACE)
+
+
+def is_stack_running(home: Path) -> bool:
+    """Say whether some process runs the stack of a home.
+
+    Args:
+        home: Folder of the one-machine state.
+
+    Returns:
+        True where its lock is held.
+    """
+    try:
+        file = os.open(home / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ServiceProblem("The folder LESION_SCREEN_HOME cannot be used; check who owns it.") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def child_environment(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Make the environment of a child, which runs in another folder than we do.
+
+    Args:
+        home: Folder of the one-machine state.
+        environment: Ours.
+
+    Returns:
+        The same with absolute paths and the child's own settings.
+    """
+    made = dict(environment) | {"LESION_SCREEN_HOME": str(home)}
+    if store := environment.get("LESION_SCREEN_STORE"):
+        made["LESION_SCREEN_STORE"] = store if "://" in store else str(Path(store).expanduser().absolute())
+    url = environment.get("DB_URL", "")
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+        made["DB_URL"] = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
+    # Celery: SIGTERM ends softly, the chunk at hand is recorded and given back.
+    made["REMAP_SIGTERM"] = "SIGQUIT"
+    made.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return made

@@ -1,0 +1,219 @@
+"""The manifest: files and metadata rows of an archive, joined and accounted for in a temporary database on disk."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from db.batches import ItemRow
+from producer import staging
+from producer.archive import Archive, FoundFile, Walk
+from producer.paths import split_suffix
+from producer.records import Record, read_record
+from producer.table import read_rows
+
+#: Rows handed to SQLite at once, and the step of the progress report.
+_MANY = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something odd in the table or the archive, for the user's eyes only."""
+
+    #: Line of the table; None where it is about a file.
+    line: int | None
+    reason: str
+    #: What the table or the archive calls the image: never to be logged.
+    image: str | None
+
+
+class Manifest:
+    """All files and rows of one archive, staged on disk, so that memory stays flat whatever the archive's size.
+
+    SQLite makes the database in the temporary folder and unlinks it at once: a killed producer leaves no patient's
+    data behind.
+
+    Args:
+        archive: What to read.
+        on_progress: Told now and then how many files and rows were read.
+
+    Raises:
+        ServiceProblem: If the archive does not answer.
+    """
+
+    def __init__(self, archive: Archive, on_progress: Callable[[int], None] | None = None) -> None:
+        self.archive = archive
+        self._read = 0
+        self._on_progress = on_progress or (lambda _count: None)
+        self._base = sqlite3.connect("", isolation_level=None)
+        self._base.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {staging.SCHEMA}")
+        walk = Walk(archive)
+        self._stage_files(walk)
+        self._stage_rows()
+        self._join()
+        #: Files that are no items, by ending.
+        self.ignored: dict[str, int] = dict(sorted(walk.ignored.items()))
+        if walk.unreadable_folders:
+            unlisted = [(None, "unreadable_folder", None)] * walk.unreadable_folders
+            self._base.executemany(staging.INSERT_PROBLEM, unlisted)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete what was staged."""
+        self._base.close()
+
+    def _stage_files(self, walk: Walk) -> None:
+        self._insert(staging.INSERT_FILE, (_file_values(file) for file in walk))
+
+    def _stage_rows(self) -> None:
+        if self.archive.table is not None:
+            self._insert(staging.INSERT_RECORD, self._read_records())
+
+    def _insert(self, statement: str, rows: Iterator[tuple[Any, ...]]) -> None:
+        self._base.execute("BEGIN")
+        self._base.executemany(statement, self._counted(rows))
+        self._base.execute("COMMIT")
+
+    def _counted(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        for row in rows:
+            self._read += 1
+            if self._read % _MANY == 0:
+                self._on_progress(self._read)
+            yield row
+
+    def _read_records(self) -> Iterator[tuple[Any, ...]]:
+        if self.archive.table is None:
+            return
+        for row in read_rows(self.archive.table):
+            if row.cells is None:
+                self._note(row.line, row.reason or "unreadable_row", None)
+                continue
+            record, reasons = read_record(row.line, row.cells, self.archive.columns)
+            for reason in reasons:
+                self._note(row.line, reason, record.image if record else None)
+            if record is not None:
+                yield _record_values(record)
+
+    def _note(self, line: int, reason: str, image: str | None) -> None:
+        self._base.execute(staging.INSERT_PROBLEM, (line, reason, image))
+
+    def _join(self) -> None:
+        self._base.executescript(f"{staging.INDEXES} {staging.MATCH} {staging.LOSERS} {staging.SHARED}")
+
+    def items(self) -> Iterator[ItemRow]:
+        """Stream every item: files by path, then rows without a file.
+
+        Returns:
+            An iterator; it may be asked for several times.
+        """
+        for path, size, mtime_ns, rejected, image, _by_path, *values in self._base.execute(staging.FILES):
+            name = os.fsdecode(path)
+            image_id = image if image is not None and not _by_path else name.rpartition("/")[2]
+            yield _item(name, size, mtime_ns, rejected, split_suffix(image_id)[0], values)
+        for rejected, key, suffix, image, by_path, *values in self._base.execute(staging.LONE_ROWS):
+            path = (f"{key}.{suffix}" if suffix else key) if by_path and key else None
+            image_id = image if rejected != "missing_image" else key.rpartition("/")[2]
+            yield _item(path, None, None, rejected, image_id, values)
+
+    def digest(self) -> str:
+        """Digest everything that makes this archive what it is.
+
+        Returns:
+            sha256 over path, size, mtime and metadata row of every item, in order of the path.
+        """
+        digest = hashlib.sha256(b"lesion-screen manifest 1\n")
+        for item in self.items():
+            row = [item.path, item.size, item.mtime_ns, item.rejected, item.image_id, item.lesion_id, item.patient_ref]
+            digest.update(json.dumps([*row, item.age, item.sex, item.localization, item.label]).encode())
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    def problem_counts(self) -> dict[str, int]:
+        """Count what is odd, by reason.
+
+        Returns:
+            Reason to count; `image_without_row` is one of them where there is a table.
+        """
+        counts = dict(self._base.execute(staging.PROBLEM_COUNTS))
+        lone = self._base.execute(staging.COUNT_FILES_WITHOUT_ROW).fetchone()[0]
+        if lone and self.archive.table is not None:
+            counts["image_without_row"] = lone
+        return counts
+
+    def problems(self) -> Iterator[Problem]:
+        """Stream what is odd: by line first, then the files that no row is about.
+
+        Returns:
+            An iterator.
+        """
+        for line, reason, image in self._base.execute(staging.LIST_PROBLEMS):
+            yield Problem(line=line, reason=reason, image=image)
+        if self.archive.table is not None:
+            lone = self._base.execute(staging.LIST_FILES_WITHOUT_ROW)
+            for (path,) in lone:
+                yield Problem(line=None, reason="image_without_row", image=os.fsdecode(path))
+
+
+def _item(
+    path: str | None,
+    size: int | None,
+    mtime_ns: int | None,
+    rejected: str | None,
+    image_id: str,
+    values: list[Any],
+) -> ItemRow:
+    age, sex, localization, lesion_id, patient_ref, label = values
+    return ItemRow(
+        path=path,
+        size=size,
+        mtime_ns=mtime_ns,
+        image_id=image_id,
+        lesion_id=lesion_id,
+        patient_ref=patient_ref,
+        age=age,
+        sex=sex,
+        localization=localization,
+        label=label,
+        rejected=rejected,
+    )
+
+
+def _key(text: str) -> str:
+    # macOS writes file names decomposed and tables composed; lone surrogates are no text to SQLite.
+    return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
+
+
+def _file_values(file: FoundFile) -> tuple[Any, ...]:
+    path_key, suffix = split_suffix(file.path)
+    # A name that cannot be read cannot be named by a table either.
+    keys = (None, None) if file.rejected == "unreadable_name" else (_key(path_key), _key(path_key.rpartition("/")[2]))
+    return os.fsencode(file.path), file.size, file.mtime_ns, file.rejected, *keys, suffix
+
+
+def _record_values(record: Record) -> tuple[Any, ...]:
+    return (
+        record.line,
+        record.image,
+        _key(record.key),
+        int(record.by_path),
+        record.suffix,
+        record.age,
+        record.sex,
+        record.localization,
+        record.lesion_id,
+        record.patient_ref,
+        record.label,
+        record.rejected,
+    )

@@ -1,0 +1,129 @@
+"""Progress: waits for a batch and shows how it goes."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from sqlalchemy import Engine
+
+from db.batches import BatchRow, get_batch
+from db.session import TRANSIENT_ERRORS, is_transient
+from producer.status import Status, batch_status, is_waiting
+
+#: Seconds between two looks at the ledger.
+_LOOK_SECONDS = 0.5
+
+#: A ledger that is away is asked again after so many seconds.
+_AWAY_SECONDS = 2.0
+
+#: Nothing recorded for so long after the start: perhaps nobody listens.
+LISTEN_SECONDS = 30.0
+
+
+class ProgressBar:
+    """A progress bar on standard error, with images a second, time left and counts per outcome.
+
+    Args:
+        console: Where to; a quiet one shows nothing.
+        total: Items of the batch.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[outcomes]}"),
+            console=console,
+            # Outcomes are recorded in gulps: a short window would make the time left jump.
+            speed_estimate_period=60,
+        )
+        self._task = self._bar.add_task("", total=total, rate="starting", outcomes="", start=False)
+        self._first: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, status: Status) -> None:
+        """Show a status.
+
+        Args:
+            status: The newest.
+        """
+        ended = status.found - status.open
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, ended)
+        seconds, images = now - self._first[0], ended - self._first[1]
+        if images:
+            self._bar.start_task(self._task)
+        rate = f"{images / seconds:.1f} images/s" if images and seconds > 0 else "starting"
+        parts = {"referred": status.referred, "rejected": status.rejected, "quarantined": status.quarantined}
+        outcomes = ", ".join(
+            [f"{status.done:,} done", *(f"{count:,} {name}" for name, count in parts.items() if count)]
+        )
+        self._bar.update(self._task, total=status.found, completed=ended, rate=rate, outcomes=outcomes)
+
+
+def await_batch(
+    engine: Engine,
+    batch_id: int,
+    *,
+    keep_running: Callable[[], None],
+    on_status: Callable[[Status], None],
+    on_progress: Callable[[], None] = lambda: None,
+    on_trouble: Callable[[str], None] = lambda _sentence: None,
+) -> tuple[BatchRow, Status]:
+    """Wait until no item is open, or the batch is paused or cancelled. A ledger that is away is waited for.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+        keep_running: Called at every look.
+        on_status: Told every status.
+        on_progress: Called when items were recorded since the last look.
+        on_trouble: Told what a person should know, in one sentence, each thing once.
+
+    Returns:
+        The batch and its last status.
+    """
+    began, ended_before, listened, away = time.monotonic(), -1, False, False
+    while True:
+        keep_running()
+        try:
+            batch, status = get_batch(engine, batch_id), batch_status(engine, batch_id)
+        except TRANSIENT_ERRORS as error:
+            if not is_transient(error):
+                raise
+            if not away:
+                on_trouble("The ledger does not answer; waiting for it. Nothing is lost.")
+            away = True
+            time.sleep(_AWAY_SECONDS)
+            continue
+        on_status(status)
+        if status.finished or not is_waiting(batch):
+            return batch, status
+        ended = status.found - status.open
+        if ended_before >= 0 and ended != ended_before:
+            listened = True
+            on_progress()
+        ended_before = ended
+        if not listened and time.monotonic() - began > LISTEN_SECONDS:
+            listened = True
+            on_trouble(
+                "No worker has recorded anything yet. If none is running, start one with `make worker` where "
+                "WORKER_BROKER_URL and DB_URL are set, or run again with --workers 1."
+            )
+        time.sleep(_LOOK_SECONDS)

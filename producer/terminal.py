@@ -1,0 +1,40 @@
+"""The terminal: messages on standard error, JSON on standard output, and who sits in front of it."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+
+def open_console(*, quiet: bool = False) -> Console:
+    """Make the console for people.
+
+    Args:
+        quiet: Say nothing.
+
+    Returns:
+        A console on standard error.
+    """
+    return Console(stderr=True, quiet=quiet)
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print the answer for programs.
+
+    Args:
+        values: Printed as one line on standard output.
+    """
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def name_actor() -> str:
+    """Name who acts, for the audit trail.
+
+    Returns:
+        The login's name, or without a login, in a container say, the user's number.
+    """
+    return os.environ.get("USER") or f"uid {os.getuid()}"
