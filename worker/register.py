@@ -38,7 +38,12 @@ def register_shipped_model(engine: Engine, store: Path) -> str:
         digest=manifest.digest,
         name=manifest.name,
         backbone=manifest.network.backbone,
-        metrics=manifest.metrics,
+        # What exports and reports need of a model without opening its artifact.
+        metrics={
+            **manifest.metrics,
+            "prior": dict(zip(manifest.classes, manifest.prior, strict=True)),
+            "operating_point": manifest.operating_point.model_dump(mode="json"),
+        },
         data_digest=manifest.training.data_digest,
     )
     activate_first(engine, manifest.digest, _ACTOR)
