@@ -115,7 +115,7 @@ def print_summary(console: Console, engine: Engine, batch_id: int, *, ranked: in
         for row in rows:
             referred = "refer to a person" if row.referred else ""
             score = f"{row.malignant_score or 0:.3f}"
-            table.add_row(printable(row.path), score, printable(row.diagnosis), referred)
+            table.add_row(printable(row.image_id or row.path), score, printable(row.diagnosis), referred)
         console.print(table)
     console.print(NOTICE, style="dim")
 
