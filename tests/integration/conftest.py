@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+
+from db.batches import Counts, ItemRow, add_chunk, count_items, finish_loading, start_batch
+from db.health import check_batch
+from model.images import encode_image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -125,11 +130,73 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @dataclass(slots=True, kw_only=True)
+class Archive:
+    """A folder of small images, each of another brightness, and its batches in the ledger."""
+
+    engine: Engine
+    root: Path
+
+    def draw(self, count: int, *, first: int = 0) -> list[ItemRow]:
+        """Draw images of brightness `first`, `first` + 1 and so on, named after it."""
+        self.root.mkdir(exist_ok=True)
+        rows = []
+        for brightness in range(first, first + count):
+            name = f"{brightness:03d}.png"
+            data = encode_image(np.full((16, 16, 3), brightness, np.uint8), "PNG")
+            (self.root / name).write_bytes(data)
+            rows.append(ItemRow(path=name, size=len(data), age=50.0, sex="male", localization="back"))
+        return rows
+
+    def spoil(self, name: str, data: bytes) -> ItemRow:
+        """Put a file of any content into the archive."""
+        self.root.mkdir(exist_ok=True)
+        (self.root / name).write_bytes(data)
+        return ItemRow(path=name, size=len(data))
+
+    def load(self, *chunks: list[ItemRow], model: str = "a" * 64) -> int:
+        """Open a batch with these chunks."""
+        batch = start_batch(self.engine, name="test", source=str(self.root), model_digest=model)
+        for items in chunks:
+            add_chunk(self.engine, batch, items)
+        finish_loading(self.engine, batch, secrets.token_hex(32))
+        return batch
+
+    def chunks(self, batch: int) -> list[int]:
+        """List a batch's chunks."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(text("SELECT id FROM chunk WHERE batch_id = :b ORDER BY id"), {"b": batch})
+            return [row.id for row in rows]
+
+    def counts(self, batch: int) -> Counts:
+        """Count a batch's items, and fail where the ledger is not sound."""
+        assert check_batch(self.engine, batch) == []
+        return count_items(self.engine, batch)
+
+    def states(self, batch: int) -> dict[str, str]:
+        """Say how each file stands."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(text("SELECT path, state FROM item WHERE batch_id = :b"), {"b": batch})
+            return {row.path: row.state for row in rows}
+
+    def number(self, query: str) -> int:
+        """Ask the ledger for one number."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(text(query)).scalar_one())
+
+
+@pytest.fixture
+def archive(ledger: Engine, tmp_path: Path) -> Archive:
+    """Give an archive that is empty so far, on each database in turn."""
+    return Archive(engine=ledger, root=tmp_path / "archive")
+
+
+@dataclass(slots=True, kw_only=True)
 class Stack:
     """Real workers and a real feeder on a test's Redis and ledger, with the light classifier."""
 
     environment: dict[str, str]
     folder: Path
+    until = staticmethod(await_that)
     running: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def start_worker(self, name: str = "w1", **settings: str) -> "subprocess.Popen[bytes]":

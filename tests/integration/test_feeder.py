@@ -1,0 +1,144 @@
+"""The feeder rings for whatever is open, whatever becomes of Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from worker.doorbell import Doorbell
+from worker.errors import BrokerUnavailable
+from worker.feeder import feed_once
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Archive, RedisServer, Stack
+
+
+def settings(**given: float) -> WorkerSettings:
+    return WorkerSettings.model_validate({"quiet_seconds": 1000} | given)
+
+
+def load_small_chunks(archive: Archive, count: int) -> int:
+    return archive.load(*([row] for row in archive.draw(count)))
+
+
+def test_the_queue_is_filled_to_its_depth_and_no_further(archive: Archive, redis_url: str) -> None:
+    # Given more chunks than the queue may hold
+    load_small_chunks(archive, 20)
+
+    with Doorbell(redis_url) as doorbell:
+        # If it is fed twice
+        first = feed_once(archive.engine, doorbell, settings())
+        second = feed_once(archive.engine, doorbell, settings())
+
+        # Then it holds eight messages
+        assert (first, second, doorbell.queue_depth()) == (8, 0, 8)
+
+
+def test_the_depth_can_be_set(archive: Archive, redis_url: str) -> None:
+    load_small_chunks(archive, 5)
+
+    with Doorbell(redis_url) as doorbell:
+        assert feed_once(archive.engine, doorbell, settings(queue_depth=3)) == 3
+
+
+def test_each_running_worker_makes_the_queue_deeper(archive: Archive, redis_url: str) -> None:
+    from db.chunks import claim_chunk
+
+    # Given two workers that hold leases, one of them two
+    batch = load_small_chunks(archive, 30)
+    first, second, third = archive.chunks(batch)[:3]
+    for chunk, worker in ((first, "w1"), (second, "w2"), (third, "w2")):
+        claim_chunk(archive.engine, chunk, worker=worker, lease_seconds=30)
+
+    # If it is fed
+    # Then twelve messages wait
+    with Doorbell(redis_url) as doorbell:
+        assert feed_once(archive.engine, doorbell, settings()) == 12
+
+
+def test_a_message_is_small_and_names_ids_only(archive: Archive, redis_server: RedisServer) -> None:
+    load_small_chunks(archive, 1)
+
+    with Doorbell(redis_server.url) as doorbell:
+        feed_once(archive.engine, doorbell, settings())
+
+    with redis_server.client as client:
+        (message,) = client.lrange("screening", 0, -1)
+    assert len(message) < 2048
+    assert b"000.png" not in message
+
+
+def test_a_redis_that_is_away_is_said_so_and_no_chunk_counts_as_rung(
+    archive: Archive, redis_server: RedisServer
+) -> None:
+    load_small_chunks(archive, 3)
+    redis_server.kill()
+
+    with Doorbell(redis_server.url) as doorbell:
+        with pytest.raises(BrokerUnavailable) as refused:
+            feed_once(archive.engine, doorbell, settings())
+        assert redis_server.password not in str(refused.value)
+        assert archive.number("SELECT count(*) FROM chunk WHERE rung_at IS NOT NULL") == 0
+
+        # And the same doorbell rings once Redis is back
+        redis_server.start()
+        assert feed_once(archive.engine, doorbell, settings()) == 3
+
+
+def test_a_wiped_redis_is_filled_again(archive: Archive, stack: Stack, redis_server: RedisServer) -> None:
+    # Given a feeder that has rung for all chunks
+    batch = load_small_chunks(archive, 4)
+    stack.start_feeder()
+    with Doorbell(redis_server.url) as doorbell:
+        stack.until(lambda: doorbell.queue_depth() == 4)
+
+        # If everything in Redis is deleted
+        with redis_server.client as client:
+            client.flushall()
+
+        # Then the messages come again, and the batch can be finished
+        stack.until(lambda: doorbell.queue_depth() == 4)
+    stack.start_worker()
+    stack.until(lambda: archive.counts(batch).open == 0)
+
+
+def test_a_feeder_outlives_its_redis(archive: Archive, stack: Stack, redis_server: RedisServer) -> None:
+    # Given a feeder whose Redis died
+    redis_server.kill()
+    feeder = stack.start_feeder()
+    stack.await_log("feeder", "redis is away")
+    load_small_chunks(archive, 2)
+
+    # If Redis comes back
+    redis_server.start()
+
+    # Then the feeder, the same process, rings
+    with Doorbell(redis_server.url) as doorbell:
+        stack.until(lambda: doorbell.queue_depth() == 2)
+    assert feeder.poll() is None
+
+
+def test_a_second_feeder_takes_over_at_once_where_the_first_is_stopped(archive: Archive, stack: Stack) -> None:
+    # Given two feeders of which the first acts
+    first = stack.start_feeder()
+    holder = "SELECT count(*) FROM lease"
+    stack.until(lambda: archive.number(holder) == 1)
+    stack.start_feeder(WORKER_QUEUE_DEPTH="2")
+
+    # If the first gets SIGTERM
+    first.terminate()
+
+    # Then it ends within a second or two, in order, and the other one rings
+    assert first.wait(3) == 0
+    load_small_chunks(archive, 5)
+    with Doorbell(stack.environment["WORKER_BROKER_URL"]) as doorbell:
+        stack.until(lambda: doorbell.queue_depth() == 2, 5)
+
+
+def test_a_feeder_without_a_broker_says_what_is_missing(stack: Stack) -> None:
+    del stack.environment["WORKER_BROKER_URL"]
+
+    assert stack.start_feeder().wait(20) == 2
+    assert "WORKER_BROKER_URL is not set" in stack.log("feeder")
