@@ -1,0 +1,343 @@
+"""Screening one chunk in this process, on both databases, with the light classifier."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import exc
+
+import worker.screening
+from db.chunks import Claim, claim_chunk
+from tests.integration.light_classifier import LightClassifier
+from worker.answering import answer
+from worker.child import Child
+from worker.errors import ModelUnavailable
+from worker.heartbeat import Heartbeat
+from worker.screening import Ending, Report, screen_chunk
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tests.integration.conftest import Archive
+
+MODEL = "a" * 64
+
+
+class WatchedClassifier(LightClassifier):
+    """Calls the test at each decode and counts."""
+
+    def __init__(self, on_decode: Callable[[], object] = lambda: None) -> None:
+        super().__init__(MODEL)
+        self.on_decode = on_decode
+        self.decoded = 0
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        self.decoded += 1
+        self.on_decode()
+        return super().decode(data)
+
+
+def claim(archive: Archive, chunk: int, lease_seconds: float = 30) -> Claim:
+    claimed = claim_chunk(archive.engine, chunk, worker="w1", lease_seconds=lease_seconds)
+    assert claimed is not None
+    return claimed
+
+
+def screen(
+    archive: Archive,
+    claimed: Claim,
+    classifier: WatchedClassifier | None = None,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Report:
+    given = WorkerSettings.model_validate(settings)
+    with Heartbeat(archive.engine, claimed, given) as heartbeat:
+        return screen_chunk(
+            archive.engine, claimed, classifier or WatchedClassifier(), given, heartbeat, stopping=stopping
+        )
+
+
+def expire(archive: Archive) -> None:
+    with archive.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE chunk SET lease_until = lease_until - 3600 WHERE state = 'running'")
+
+
+def test_every_item_of_a_chunk_gets_its_outcome(archive: Archive) -> None:
+    # Given a chunk of forty-two good images, one so bright that it is referred, and a broken one
+    rows = [*archive.draw(42), *archive.draw(1, first=250), archive.spoil("broken.jpg", b"\xff\xd8\xffnonsense")]
+    batch = archive.load(rows)
+
+    # If it is screened
+    report = screen(archive, claim(archive, *archive.chunks(batch)))
+
+    # Then the report and the ledger say the same
+    counts = archive.counts(batch)
+    assert report.ending is Ending.FINISHED
+    assert (report.scored, report.rejected, report.reused) == (43, 1, 0)
+    assert (counts.open, counts.done, counts.referred, counts.rejected) == (0, 42, 1, 1)
+
+
+def test_an_image_this_model_has_seen_is_not_decoded_again(archive: Archive) -> None:
+    # Given a batch that is done, and a second one of which five images are new
+    first = archive.load(archive.draw(20))
+    screen(archive, claim(archive, *archive.chunks(first)))
+    second = archive.load(archive.draw(25))
+    classifier = WatchedClassifier()
+
+    # If the second is screened
+    report = screen(archive, claim(archive, *archive.chunks(second)), classifier)
+
+    # Then five images were decoded
+    assert (classifier.decoded, report.scored, report.reused) == (5, 5, 20)
+    assert archive.counts(second).done == 25
+
+
+def test_no_item_pays_for_an_archive_that_is_away(archive: Archive) -> None:
+    # Given a chunk whose archive vanishes in the middle
+    batch = archive.load(archive.draw(60))
+    vanishing = WatchedClassifier(lambda: shutil.rmtree(archive.root, ignore_errors=True))
+
+    # If it is screened
+    report = screen(archive, claim(archive, *archive.chunks(batch)), vanishing, decoded_images=16)
+
+    # Then it is given back with no item rejected and no crash charged
+    counts = archive.counts(batch)
+    assert report.ending is Ending.ARCHIVE_AWAY
+    assert (counts.rejected, counts.quarantined) == (0, 0)
+    assert archive.number("SELECT count(*) FROM chunk WHERE state = 'open' AND crashes = 0") == 1
+    # And it goes on when the archive is back
+    archive.draw(60)
+    screen(archive, claim(archive, *archive.chunks(batch)))
+    assert archive.counts(batch).done == 60
+
+
+def test_an_archive_is_read_where_this_host_mounts_it(archive: Archive) -> None:
+    batch = archive.load(archive.draw(3))
+    moved = archive.root.rename(archive.root.with_name("mounted-here"))
+
+    report = screen(archive, claim(archive, *archive.chunks(batch)), archive_roots={str(archive.root): str(moved)})
+
+    assert report.scored == 3
+
+
+def test_a_worker_that_is_to_stop_records_what_it_did(archive: Archive) -> None:
+    # Given a worker that is told to stop in its second batch
+    batch = archive.load(archive.draw(100))
+    asked = iter([False, True])
+
+    # If it screens
+    report = screen(archive, claim(archive, *archive.chunks(batch)), stopping=lambda: next(asked))
+
+    # Then two batches are recorded, and the chunk is open for others
+    assert report.ending is Ending.RELEASED
+    assert archive.counts(batch).done == 32
+    assert len(claim(archive, *archive.chunks(batch)).items) == 68
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(archive: Archive) -> None:
+    # Given a worker that another one takes over from while it decodes
+    batch = archive.load(archive.draw(40))
+    (chunk,) = archive.chunks(batch)
+    mine = claim(archive, chunk)
+    taken: list[Claim] = []
+
+    def take_over() -> None:
+        if not taken:
+            expire(archive)
+            taken.append(claim(archive, chunk))
+
+    # If it goes on
+    report = screen(archive, mine, WatchedClassifier(take_over), decode_threads=1)
+
+    # Then it stops quietly, and the ledger knows nothing of it
+    assert report.ending is Ending.LEASE_LOST
+    assert archive.counts(batch).open == 40
+    assert archive.number("SELECT count(*) FROM result") == 0
+
+
+def test_after_a_crash_each_item_is_marked_before_it_is_opened(archive: Archive) -> None:
+    # Given a chunk on which a worker died
+    batch = archive.load(archive.draw(6))
+    (chunk,) = archive.chunks(batch)
+    claim(archive, chunk)
+    expire(archive)
+    suspect = claim(archive, chunk)
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        marked = archive.number("SELECT suspect_item_id FROM chunk")
+        seen.append((marked, archive.number("SELECT count(*) FROM item WHERE state <> 'open'")))
+
+    # If it is screened
+    report = screen(archive, suspect, WatchedClassifier(look))
+
+    # Then at each decode the ledger named that item, and had all before it recorded
+    assert report.ending is Ending.FINISHED
+    assert seen == [(one.item_id, number) for number, one in enumerate(suspect.items)]
+
+
+def test_a_database_that_is_away_for_a_moment_costs_time_only(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a database that refuses the first two attempts to record
+    batch = archive.load(archive.draw(20))
+    real = worker.screening.record_results
+    refusals = iter([True, True])
+
+    def record(*arguments: Any, **named: Any) -> int:
+        if next(refusals, False):
+            raise exc.OperationalError("", None, Exception(), connection_invalidated=True)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(worker.screening, "record_results", record)
+
+    # If the chunk is screened
+    report = screen(archive, claim(archive, *archive.chunks(batch)))
+
+    # Then it is finished
+    assert report.ending is Ending.FINISHED
+    assert archive.counts(batch).done == 20
+
+
+def test_a_heartbeat_keeps_a_lease_only_while_there_is_progress(archive: Archive) -> None:
+    # Given a chunk under a short lease
+    batch = archive.load(archive.draw(1))
+    mine = claim(archive, *archive.chunks(batch), lease_seconds=0.6)
+    settings = WorkerSettings(lease_seconds=0.6, heartbeat_seconds=0.1, stall_seconds=0.7)
+    expired = "SELECT count(*) FROM chunk WHERE lease_until < (SELECT "
+    now = "extract(epoch from clock_timestamp()))"
+    if archive.engine.dialect.name == "sqlite":
+        now = "(julianday('now') - 2440587.5) * 86400.0)"
+
+    with Heartbeat(archive.engine, mine, settings) as heartbeat:
+        # If there is progress for longer than the lease
+        deadline = time.monotonic() + 1.2
+        while time.monotonic() < deadline:
+            heartbeat.note_progress()
+            threading.Event().wait(0.05)
+            # Then the lease holds
+            assert archive.number(expired + now) == 0
+        # And if there is none, it runs out
+        deadline = time.monotonic() + 10
+        while archive.number(expired + now) == 0:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+
+
+def test_a_chunk_larger_than_what_may_be_in_flight_is_screened_once(archive: Archive) -> None:
+    # Given more items than fit in flight
+    batch = archive.load(archive.draw(200))
+
+    # If at most four are in flight
+    classifier = WatchedClassifier()
+    report = screen(archive, claim(archive, *archive.chunks(batch)), classifier, decoded_images=4, decode_threads=3)
+
+    # Then each was decoded once
+    assert classifier.decoded == report.scored == 200
+    assert archive.counts(batch).done == 200
+
+
+def child(archive: Archive, tmp_path: Path, *, stop: bool = False, classifier: str = "light") -> Child:
+    names = {
+        "light": "tests.integration.light_classifier:LightClassifier",
+        "real": "model.classifier:Classifier",
+    }
+    return Child(
+        settings=WorkerSettings(classifier=names[classifier]),
+        engine=archive.engine,
+        store=tmp_path / "store",
+        name="w1",
+        stopping=lambda: stop,
+    )
+
+
+def payload(archive: Archive, batch: int) -> dict[str, Any]:
+    (chunk,) = archive.chunks(batch)
+    return {"version": 1, "batch": batch, "chunk": chunk, "items": 1, "model": MODEL}
+
+
+def test_a_message_about_a_finished_or_leased_chunk_is_a_no_op(archive: Archive, tmp_path: Path) -> None:
+    # Given a chunk that another worker holds
+    batch = archive.load(archive.draw(3))
+    claim(archive, *archive.chunks(batch))
+    worker = child(archive, tmp_path)
+
+    # If it is rung again, while it is held and after its end
+    assert answer(payload(archive, batch), worker) is None
+    expire(archive)
+    assert answer(payload(archive, batch), worker) is Ending.FINISHED
+    assert answer(payload(archive, batch), worker) is None
+
+    # Then each item was counted once
+    assert archive.counts(batch).done == 3
+
+
+def test_a_worker_that_is_stopping_claims_nothing(archive: Archive, tmp_path: Path) -> None:
+    batch = archive.load(archive.draw(1))
+
+    assert answer(payload(archive, batch), child(archive, tmp_path, stop=True)) is None
+    assert archive.number("SELECT attempt FROM chunk") == 0
+
+
+def test_a_model_that_is_not_in_the_store_costs_no_item_anything(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker whose store is empty
+    monkeypatch.setattr(Child, "back_off", lambda _: None)
+    batch = archive.load(archive.draw(2))
+
+    # If the chunk is rung
+    assert answer(payload(archive, batch), child(archive, tmp_path, classifier="real")) is None
+
+    # Then it is open again and no crash is charged
+    assert archive.number("SELECT count(*) FROM chunk WHERE state = 'open' AND crashes = 0") == 1
+
+
+def test_models_are_kept_by_digest_and_only_two_of_them(archive: Archive, tmp_path: Path) -> None:
+    worker = child(archive, tmp_path)
+
+    first = worker.classifier("1" * 64)
+    second = worker.classifier("2" * 64)
+    assert worker.classifier("1" * 64) is first
+    worker.classifier("3" * 64)
+
+    assert worker.classifier("1" * 64) is first
+    assert worker.classifier("2" * 64) is not second
+
+
+def test_a_model_under_another_digest_is_refused(archive: Archive, tmp_path: Path) -> None:
+    from unittest.mock import patch
+
+    with (
+        patch.object(LightClassifier, "load", return_value=WatchedClassifier()),
+        pytest.raises(ModelUnavailable),
+    ):
+        child(archive, tmp_path).classifier("b" * 64)
+
+
+def test_a_bug_leaves_what_was_recorded_and_lets_the_lease_run_out(archive: Archive) -> None:
+    # Given a chunk on whose images our own code raises
+    batch = archive.load(archive.draw(3))
+
+    def stumble() -> None:
+        raise RuntimeError("a bug")
+
+    claimed = claim(archive, *archive.chunks(batch))
+
+    # If it is screened
+    with pytest.raises(RuntimeError):
+        screen(archive, claimed, WatchedClassifier(stumble))
+
+    # Then the chunk is still leased: it is tried again as if the worker had died
+    assert archive.number("SELECT count(*) FROM chunk WHERE state = 'running'") == 1
+    assert archive.counts(batch).open == 3
