@@ -11,7 +11,8 @@ from pathlib import Path
 #: Endings of the files that are items, lower case.
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "dcm"})
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+#: A drive, a URL, a home folder or an absolute path.
+_ELSEWHERE = re.compile(r"[/~]|[A-Za-z]:|file:|[A-Za-z][A-Za-z0-9+.-]*:/", re.IGNORECASE)
 
 
 def safe_relative(text: str) -> str | None:
@@ -33,14 +34,14 @@ def safe_relative(text: str) -> str | None:
         True
     """
     slashed = text.replace("\\", "/")
-    if slashed.startswith(("/", "~")) or _SCHEME.match(slashed):
-        return None
     if any(ord(letter) < ord(" ") or "\ud800" <= letter <= "\udfff" for letter in slashed):
         return None
     parts = [part for part in slashed.split("/") if part not in {"", "."}]
-    if not parts or ".." in parts:
+    path = "/".join(parts)
+    # Both: `./C:` is a drive once its dot is gone.
+    if not parts or ".." in parts or _ELSEWHERE.match(slashed) or _ELSEWHERE.match(path):
         return None
-    return "/".join(parts)
+    return path
 
 
 def split_suffix(name: str) -> tuple[str, str | None]:
