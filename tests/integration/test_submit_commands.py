@@ -1,0 +1,263 @@
+"""The commands on a real ledger, without workers."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine, text
+
+from db.chunks import Rejected, Scored, claim_chunk, record_results
+from db.models import activate_first, register_model
+from db.results import ResultRow
+from db.tables import CLASSES
+from producer.cli import cli
+
+MODEL = "a" * 64
+PRIOR = dict(zip(CLASSES, (0.03, 0.05, 0.11, 0.01, 0.11, 0.67, 0.02), strict=True))
+
+
+class Door:
+    """The commands in a home of their own."""
+
+    def __init__(self, engine: Engine, root: Path) -> None:
+        self.engine = engine
+        self.root = root
+
+    def __call__(self, *arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+    def submit(self) -> int:
+        return int(json.loads(self("submit", self.root).stdout)["batch"])
+
+    def screen(self, batch: int) -> None:
+        """Do the workers' part: a verdict a file, and the last one is rejected."""
+        with self.engine.connect() as connection:
+            chunks = connection.execute(text("SELECT id FROM chunk WHERE batch_id = :b"), {"b": batch}).scalars().all()
+        for chunk in chunks:
+            claim = claim_chunk(self.engine, chunk, worker="w", lease_seconds=30)
+            assert claim is not None
+            outcomes: list[Scored | Rejected] = []
+            for one in claim.items:
+                digest = hashlib.sha256((self.root / one.path).read_bytes()).hexdigest()
+                outcomes.append(
+                    Scored(item_id=one.item_id, image_digest=digest, input_digest=digest, result=_row(digest))
+                )
+            outcomes[-1] = Rejected(item_id=claim.items[-1].item_id, reason="truncated")
+            record_results(self.engine, chunk, claim.attempt, model_digest=MODEL, outcomes=outcomes)
+
+
+def _row(digest: str) -> ResultRow:
+    score = int(digest[:4], 16) / 0x10000 / 2
+    return ResultRow(
+        input_digest=digest,
+        model_digest=MODEL,
+        probabilities=(0.0, 0.0, 0.1, 0.1, score, 0.8 - score, 0.0),
+        diagnosis="mel",
+        confidence=score,
+        malignant_score=score,
+        referred=False,
+        engine="test",
+    )
+
+
+@pytest.fixture
+def door(sqlite_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Door:
+    register_model(sqlite_ledger, digest=MODEL, name="m", backbone="b", metrics={"prior": PRIOR}, data_digest="0" * 64)
+    activate_first(sqlite_ledger, MODEL, "test")
+    for name in ("DB_URL", "WORKER_BROKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PRODUCER_CHUNK_ITEMS", "4")
+    root = tmp_path / "archive"
+    root.mkdir()
+    for number in range(6):
+        (root / f"i{number}.jpg").write_bytes(bytes([number]) * 10)
+    (root / "=cmd().jpg").write_bytes(b"formula")
+    (root / "metadata.csv").write_text("isic_id,age_approx\ni1,40\ni2,abc\n")
+    return Door(sqlite_ledger, root)
+
+
+def test_submit_prints_json_alone_and_says_how_to_go_on(door: Door) -> None:
+    result = door("submit", door.root)
+
+    assert json.loads(result.stdout) == {"batch": 1, "items": 7, "chunks": 2}
+    assert "lesion-screen resume 1" in result.stderr
+    assert "line 3: bad_age" in result.stderr
+    assert "5  images without a row" in result.stderr
+
+    # If it is submitted again, nothing is added, and that is said
+    again = door("submit", door.root)
+    assert json.loads(again.stdout) == {"batch": 1, "items": 7, "chunks": 2}
+    assert "Nothing was added" in again.stderr
+
+
+def test_submit_lists_every_odd_row_where_it_is_asked_to(door: Door, tmp_path: Path) -> None:
+    door("submit", door.root, "--problems", tmp_path / "p.csv")
+
+    assert (tmp_path / "p.csv").read_text().splitlines()[:2] == ["line,reason,image", "3,bad_age,i2"]
+
+
+def test_submit_with_redis_away_saves_everything_and_ends_with_3(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_BROKER_URL", "redis://:secret@127.0.0.1:1/0")
+
+    result = door("submit", door.root, code=3)
+
+    assert json.loads(result.stdout)["items"] == 7
+    assert "safe in the ledger" in result.stderr.replace("\n", " ")
+    assert "secret" not in result.output
+    assert "found" in door("status", "1").stdout
+    door("resume", 1, code=3)
+
+
+def test_submit_on_a_new_home_makes_its_ledger(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "new"))
+
+    assert json.loads(door("submit", door.root).stdout)["batch"] == 1
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_status_has_the_promised_names_and_adds_up(door: Door) -> None:
+    batch = door.submit()
+
+    status = json.loads(door("status", "--json").stdout)
+
+    names = ["batch", "model", "found", "open", "done", "referred", "rejected", "quarantined"]
+    assert list(status) == [*names, "seconds", "images_per_second"]
+    assert (status["batch"], status["model"], status["found"], status["open"]) == (batch, MODEL, 7, 7)
+    door.screen(batch)
+    status = json.loads(door("status", batch, "--watch", "--json").stdout)
+    assert (status["open"], status["done"], status["rejected"]) == (0, 5, 2)
+    assert "finished" in door("status", batch, "--watch").stdout
+    assert "no batch 99" in door("status", 99, code=2).stderr
+
+
+def test_a_batch_is_paused_cancelled_and_resumed(door: Door) -> None:
+    batch = door.submit()
+
+    door("pause", batch)
+    assert "already" in door("pause", batch).stderr
+    assert "paused" in door("status").stdout
+    # To wait for a paused batch would be to wait for ever
+    json.loads(door("status", "--watch", "--json").stdout)
+    door("cancel", batch)
+    door("pause", batch, code=2)
+    # What is finished needs no worker to be resumed
+    with door.engine.begin() as connection:
+        connection.execute(text("UPDATE batch SET state = 'open'"))
+    door.screen(batch)
+    door("pause", batch)
+    resumed = door("resume", batch, code=1)
+    assert "open again" in resumed.stderr
+    assert "Nothing to do" in resumed.stderr
+
+
+def test_the_csv_holds_every_item_and_no_formula(door: Door, tmp_path: Path) -> None:
+    batch = door.submit()
+    door.screen(batch)
+
+    door("export", batch, "--out", tmp_path / "x.csv")
+
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = {row["image_id"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    assert rows["'=cmd()"]["path"] == "'=cmd().jpg"
+    assert [row["reason"] for row in rows.values()].count("truncated") == 2
+    summary = json.loads((tmp_path / "x.csv.summary.json").read_text())
+    assert summary["prior"] == PRIOR
+    assert "Not a medical device" in summary["notice"]
+
+
+def test_parquet_holds_the_same_with_prior_and_notice(door: Door, tmp_path: Path) -> None:
+    batch = door.submit()
+    door.screen(batch)
+
+    door("export", batch, "--format", "parquet", "--out", tmp_path / "x.parquet")
+
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.num_rows == 7
+    assert "=cmd()" in table.column("image_id").to_pylist()
+    metadata = table.schema.metadata
+    assert json.loads(metadata[b"prior"]) == PRIOR
+    assert b"Not a medical device" in metadata[b"notice"]
+
+
+def test_the_isic_table_has_a_row_a_verdict_with_the_prior_taken_out(door: Door, tmp_path: Path) -> None:
+    batch = door.submit()
+    door.screen(batch)
+
+    result = door("export", batch, "--format", "isic", "--out", tmp_path / "x.csv")
+
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
+    assert len(rows) == 5
+    for row in rows:
+        assert sum(float(row[name.upper()]) for name in CLASSES) == pytest.approx(1)
+        # 0.1 / 0.01 is more than 0.1 / 0.11
+        assert float(row["DF"]) == pytest.approx(11 * float(row["BKL"]))
+    assert "2 images without a verdict" in result.stderr
+
+
+def test_verify_ends_with_0_only_where_everything_holds(door: Door) -> None:
+    batch = door.submit()
+    door.screen(batch)
+    assert "is sound" in door("verify", batch, "--rehash").stderr
+    assert json.loads(door("verify", batch, "--json").stdout) == {"batch": batch, "sound": True, "findings": []}
+
+    # If a file changes, only reading it again can tell
+    (door.root / "i1.jpg").write_bytes(b"other")
+    door("verify", batch)
+    result = door("verify", batch, "--rehash", code=1)
+    assert "changed_file: i1.jpg" in result.stderr
+
+    # If the archive is away, no file is called missing
+    door.root.rename(door.root.with_name("moved"))
+    assert "mounted" in door("verify", batch, "--rehash", code=3).stderr
+
+    # If somebody tampers with the ledger, verify says what is broken
+    with door.engine.begin() as connection:
+        connection.execute(text("UPDATE item SET state = 'done' WHERE reason IS NULL AND image_id = 'i1'"))
+        connection.execute(text("UPDATE result SET p_mel = 2"))
+    findings = json.loads(door("verify", batch, "--json", code=1).stdout)["findings"]
+    assert "probabilities_sum_to_one" in {finding["name"] for finding in findings}
+
+
+def test_a_second_run_of_a_finished_batch_does_nothing_and_says_so(door: Door, tmp_path: Path) -> None:
+    batch = door.submit()
+    door.screen(batch)
+
+    result = door("run", door.root, "--out", tmp_path / "out", code=1)
+
+    assert f"Nothing to do: batch {batch}" in result.stderr
+    assert "Most suspicious first" in result.stdout
+    assert "Not a medical device" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["problems.csv", "results.csv", "summary.json"]
+    # No stack was started
+    assert not (tmp_path / "home/redis").exists()
+    only = door("run", door.root, "--json", code=1)
+    assert json.loads(only.stdout)["found"] == 7
+    assert only.stderr == ""
+
+
+def test_help_starts_nothing_heavy_and_is_quick() -> None:
+    # If the help is asked for in a fresh interpreter
+    program = (
+        "import sys\nfrom producer.cli import cli\n"
+        "try: cli(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'pandas', 'numpy', 'sqlalchemy', 'celery', 'kombu', 'redis', 'PIL', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+
+    assert done.returncode == 0, done.stderr
+    assert "Not a medical device" in done.stdout
