@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import exc
 
-import worker.screening
-from db.chunks import Claim, claim_chunk
+from db.chunks import Claim, claim_chunk, record_results
 from tests.integration.light_classifier import LightClassifier
 from worker.answering import answer
 from worker.child import Child
@@ -46,7 +45,7 @@ class WatchedClassifier(LightClassifier):
         return super().decode(data)
 
 
-def claim(archive: Archive, chunk: int, lease_seconds: float = 30) -> Claim:
+def claim(archive: Archive, chunk: int, *, lease_seconds: float = 30) -> Claim:
     claimed = claim_chunk(archive.engine, chunk, worker="w1", lease_seconds=lease_seconds)
     assert claimed is not None
     return claimed
@@ -191,7 +190,7 @@ def test_a_database_that_is_away_for_a_moment_costs_time_only(
 ) -> None:
     # Given a database that refuses the first two attempts to record
     batch = archive.load(archive.draw(20))
-    real = worker.screening.record_results
+    real = record_results
     refusals = iter([True, True])
 
     def record(*arguments: Any, **named: Any) -> int:
@@ -199,7 +198,7 @@ def test_a_database_that_is_away_for_a_moment_costs_time_only(
             raise exc.OperationalError("", None, Exception(), connection_invalidated=True)
         return real(*arguments, **named)
 
-    monkeypatch.setattr(worker.screening, "record_results", record)
+    monkeypatch.setattr("worker.screening.record_results", record)
 
     # If the chunk is screened
     report = screen(archive, claim(archive, *archive.chunks(batch)))
@@ -212,7 +211,8 @@ def test_a_database_that_is_away_for_a_moment_costs_time_only(
 def test_a_heartbeat_keeps_a_lease_only_while_there_is_progress(archive: Archive) -> None:
     # Given a chunk under a short lease
     batch = archive.load(archive.draw(1))
-    mine = claim(archive, *archive.chunks(batch), lease_seconds=0.6)
+    (chunk,) = archive.chunks(batch)
+    mine = claim(archive, chunk, lease_seconds=0.6)
     settings = WorkerSettings(lease_seconds=0.6, heartbeat_seconds=0.1, stall_seconds=0.7)
     expired = "SELECT count(*) FROM chunk WHERE lease_until < (SELECT "
     now = "extract(epoch from clock_timestamp()))"
