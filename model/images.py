@@ -6,14 +6,16 @@ import errno
 import io
 import os
 import stat
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, JpegImagePlugin
 
 from model.errors import ArchiveUnavailable, RejectedImage, RejectReason
 
@@ -25,16 +27,35 @@ FORMATS: Final = ("JPEG", "PNG")
 #: 50 megapixels: above any dermatoscope, and under 200 MB decoded.
 MAX_PIXELS: Final = 50_000_000
 
-# The header check below refuses such images; filters are not safe to change in decode threads, so it is done once.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+#: Larger images than the target needs are converted in bands of about so many pixels: bounds the memory on top of
+#: the decoded image.
+_BAND_PIXELS: Final = 1_000_000
+#: The header's limit keeps a decoded image at 200 MB; what Pillow only warns about is damage, and refused. Filters are
+#: not safe to change in decode threads, so it is said once, and of Pillow alone.
+warnings.filterwarnings("error", module=r"PIL\.")
+
+#: What turns a stored image upright, by EXIF orientation (EXIF 2.32, tag 0x0112); any other value is upright.
+_ORIENTATION: Final = 0x0112
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Of those, the ones that swap width and height.
+_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 
 #: Known formats that are not accepted, by their first bytes: "unsupported" helps more than "not an image".
 _OTHER_FORMATS: Final = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"%!PS", b"8BPS", b"RIFF", b"%PDF", b"\xc5\xd0\xd3\xc6")
 
+#: What Pillow's parsers raise on broken bytes.
+_BROKEN: Final = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError)
+
 #: Errors of the file system under the archive rather than of one file.
-_AWAY: Final = frozenset(
-    {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO}
-)
+_AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN})
 #: Errors of this process or host: they pass.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 
@@ -78,6 +99,11 @@ def read_image_bytes(root: Path, relative: str, *, max_bytes: int) -> bytes:
 
 
 def _safe_parts(relative: str) -> tuple[str, ...]:
+    try:
+        # A lone surrogate names no file on any file system.
+        os.fsencode(relative)
+    except UnicodeEncodeError:
+        raise RejectedImage(RejectReason.UNSAFE_PATH) from None
     path = PurePosixPath(relative)
     if not relative or "\0" in relative or path.is_absolute() or not path.parts or ".." in path.parts:
         raise RejectedImage(RejectReason.UNSAFE_PATH)
@@ -120,6 +146,9 @@ def _translate(error: OSError) -> RejectedImage | ArchiveUnavailable:
         # A component that should be a folder is a link or a file.
         errno.ENOTDIR: RejectReason.UNSAFE_PATH,
         errno.EISDIR: RejectReason.NOT_A_REGULAR_FILE,
+        # A socket, or a device that nobody drives: waiting for it would hold the chunk for ever.
+        errno.ENXIO: RejectReason.NOT_A_REGULAR_FILE,
+        errno.ENODEV: RejectReason.NOT_A_REGULAR_FILE,
         errno.ENAMETOOLONG: RejectReason.UNSAFE_PATH,
     }
     return RejectedImage(reasons.get(error.errno or 0, RejectReason.UNREADABLE))
@@ -154,9 +183,10 @@ def decode_image(data: bytes, size: int | tuple[int, int]) -> NDArray[np.uint8]:
     """Decode an image, upright and in RGB, and resize the whole of it.
 
     Rules: EXIF orientation is applied; an alpha channel is laid on white; grey is repeated; 16-bit samples lose
-    their lower byte; CMYK (Adobe's inverted form included) and palettes are converted by Pillow. A JPEG is decoded at
-    the smallest DCT scale that is still at least twice the target, then every image is resized with an antialiased
-    bilinear filter, the filter the models are trained with.
+    their lower byte; CMYK (Adobe's inverted form included) and palettes are converted by Pillow. An image of at least
+    four times the target is first brought to no less than twice the target: a JPEG by its DCT scale while it is
+    decoded, anything else by averaging whole squares. Then every image is resized with an antialiased bilinear filter,
+    the filter the models are trained with.
 
     Args:
         data: The file's bytes.
@@ -181,13 +211,10 @@ def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         raise RejectedImage(RejectReason.TOO_MANY_PIXELS) from None
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, Warning):
+    except Warning:
+        raise RejectedImage(RejectReason.UNREADABLE) from None
+    except (*_BROKEN, struct.error, zlib.error):
         raise RejectedImage(otherwise) from None
-    except Exception as error:
-        # struct.error and zlib.error have no common parent but Exception.
-        if type(error).__module__ in {"struct", "zlib"}:
-            raise RejectedImage(otherwise) from None
-        raise
 
 
 def _open_checked(data: bytes) -> Image.Image:
@@ -204,14 +231,29 @@ def _open_checked(data: bytes) -> Image.Image:
 
 
 def _convert(image: Image.Image, target: tuple[int, int]) -> NDArray[np.uint8]:
-    if image.format == "JPEG" and image.mode in {"L", "RGB"}:
-        # At least twice the target in both directions, whichever way round EXIF turns it.
-        longest = 2 * max(target)
-        image.draft(image.mode, (longest, longest))
+    # At least twice the target in both directions, whichever way round EXIF turns it.
+    enough = 2 * max(target)
+    width, height = float(image.width), float(image.height)
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and (drafted := image.draft(None, (enough, enough))):
+        width, height = drafted[1][2:]
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    rgb = _to_rgb(upright)
-    return np.asarray(rgb.resize(target, Image.Resampling.BILINEAR), np.uint8)
+    # A PNG's EXIF block may follow its pixels, so it is read after them.
+    orientation = image.getexif().get(_ORIENTATION)
+    factor = max(1, min(image.width // enough, image.height // enough))
+    rgb = _to_rgb(image) if factor == 1 else _average_squares(image, factor)
+    # The last row and column of squares may be cut off by the image's border.
+    box = (0, 0, width / factor, height / factor)
+    resized = rgb.resize(target[::-1] if orientation in _SIDEWAYS else target, Image.Resampling.BILINEAR, box)
+    return np.asarray(resized.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else resized, np.uint8)
+
+
+def _average_squares(image: Image.Image, factor: int) -> Image.Image:
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    band = factor * max(1, _BAND_PIXELS // (image.width * factor))
+    for top in range(0, image.height, band):
+        rows = image.crop((0, top, image.width, min(top + band, image.height)))
+        small.paste(_to_rgb(rows).reduce(factor), (0, top // factor))
+    return small
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

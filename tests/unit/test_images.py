@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from model import images
 from model.errors import ArchiveUnavailable, RejectedImage, RejectReason
 from model.images import decode_image, encode_image, read_image_bytes
 
@@ -96,6 +98,72 @@ def test_a_large_jpeg_is_resized_as_if_it_had_been_decoded_whole() -> None:
     assert np.abs(drafted - whole).mean() < 1.5
 
 
+def coarse_image(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_image_of_any_mode_is_resized_as_if_it_had_been_converted_whole(mode: str, orientation: int) -> None:
+    # Given an image whose sides are no multiple of anything
+    image = coarse_image(1203, 901)
+    grey = np.asarray(image.convert("L")).astype(np.uint16) << 8
+    stored = Image.fromarray(grey) if mode == "I;16" else image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(stored, "JPEG" if mode == "CMYK" else "PNG", exif=exif)
+
+    # If it is decoded, then it is as near as rounding to the slow way
+    expected = image.convert("L").convert("RGB") if mode in {"L", "I;16"} else stored.convert("RGB")
+    upright = expected.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else expected
+    whole = np.asarray(upright.resize((120, 90), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(decode_image(data, (120, 90)) - whole).mean() < 1.5
+
+
+def test_a_large_image_is_converted_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given that a 16-bit or RGBA image needs several copies to be converted
+    sizes = []
+    convert = images._to_rgb
+
+    def watch(image: Image.Image) -> Image.Image:
+        sizes.append(image.width * image.height)
+        return convert(image)
+
+    monkeypatch.setattr(images, "_to_rgb", watch)
+
+    # If a large one is decoded
+    decode_image(saved(Image.new("RGBA", (3000, 2500))), 100)
+
+    # Then no copy is larger than a band
+    assert max(sizes) <= images._BAND_PIXELS
+    assert sum(sizes) == 3000 * 2500
+
+
+def test_an_ordinary_image_is_resized_exactly_as_in_training() -> None:
+    image = coarse_image(600, 450)
+    data = saved(image, "JPEG", quality=95)
+
+    whole = Image.open(io.BytesIO(data)).resize((224, 224), Image.Resampling.BILINEAR)
+
+    assert np.array_equal(decode_image(data, 224), np.asarray(whole))
+
+
+def test_an_extreme_strip_and_an_animation_become_pixels() -> None:
+    red = Image.new("RGB", (40, 40), (255, 0, 0))
+    moving = saved(red, "PNG", save_all=True, append_images=[Image.new("RGB", (40, 40))])
+
+    assert decode_image(saved(Image.new("RGB", (1, 60_000))), 32).shape == (32, 32, 3)
+    assert tuple(decode_image(moving, 32)[16, 16]) == (255, 0, 0)
+
+
+def test_a_camera_with_two_pictures_in_a_file_shows_the_first_and_is_decoded_small() -> None:
+    first = Image.new("RGB", (1600, 1200), (200, 0, 0))
+    data = saved(first, "MPO", save_all=True, append_images=[Image.new("RGB", (80, 60))])
+
+    assert decode_image(data, 100)[50, 50, 0] > 190
+
+
 def png_header(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -122,6 +190,24 @@ def test_broken_and_foreign_files_are_refused_with_their_reason() -> None:
     for other in ("GIF", "TIFF", "BMP", "WEBP"):
         assert reason_of(encode_image(lesion, other)) is RejectReason.UNSUPPORTED_FORMAT
     assert reason_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") is RejectReason.UNSUPPORTED_FORMAT
+
+
+def test_what_pillow_only_warns_about_is_refused() -> None:
+    # Given a JPEG whose EXIF block points past its end
+    entry = struct.pack("<H", 1) + struct.pack("<HHII", 0x010E, 2, 5000, 9000) + b"\0" * 4
+    data = saved(Image.new("RGB", (40, 40)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + entry)
+
+    assert reason_of(data) is RejectReason.UNREADABLE
+
+
+def test_a_huge_text_chunk_is_refused_unpacked() -> None:
+    text = zlib.compress(b"a" * 80_000_000)
+    chunk = b"zTXt" + b"note\0\0" + text
+    whole = saved(Image.new("RGB", (40, 40)))
+    at = whole.index(b"IDAT") - 4
+    bomb = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+    assert reason_of(whole[:at] + bomb + whole[at:]) is RejectReason.NOT_AN_IMAGE
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"]))
@@ -162,6 +248,7 @@ def test_only_regular_files_below_the_root_are_read(tmp_path: Path) -> None:
     (root / "large.jpg").write_bytes(b"x" * (LIMIT + 1))
     (root / "folder.jpg").mkdir()
     os.mkfifo(root / "pipe.jpg")
+    os.mknod(root / "socket.jpg", stat.S_IFSOCK | 0o600)
     (root / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     (root / "away").symlink_to(tmp_path)
 
@@ -171,9 +258,18 @@ def test_only_regular_files_below_the_root_are_read(tmp_path: Path) -> None:
     assert read_reason(root, "large.jpg") is RejectReason.TOO_LARGE_FILE
     assert read_reason(root, "folder.jpg") is RejectReason.NOT_A_REGULAR_FILE
     assert read_reason(root, "pipe.jpg") is RejectReason.NOT_A_REGULAR_FILE
+    assert read_reason(root, "socket.jpg") is RejectReason.NOT_A_REGULAR_FILE
     assert read_reason(root, "link.jpg") is RejectReason.SYMLINK
     assert read_reason(root, "away/secret.jpg") is RejectReason.UNSAFE_PATH
-    for unsafe in ("../secret.jpg", str(tmp_path / "secret.jpg"), "deep/../../secret.jpg", "a\0.jpg", "", "."):
+    for unsafe in (
+        "../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "deep/../../secret.jpg",
+        "a\0.jpg",
+        "\ud800.jpg",
+        "",
+        ".",
+    ):
         assert read_reason(root, unsafe) is RejectReason.UNSAFE_PATH
 
 
