@@ -13,7 +13,7 @@ from db.control import resume_batch
 from db.settings import read_settings
 from db.tables import BatchState
 from producer.archive import Archive, open_archive
-from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, EXIT_UNAVAILABLE, UsageProblem
+from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
 from producer.manifest import Manifest
@@ -69,6 +69,9 @@ def screen_archive(options: ArchiveOptions, *, workers: int | None, out: Path | 
 def _screen(
     engine: Engine, place: Place, batch: BatchRow, workers: int | None, console: Console
 ) -> tuple[BatchRow, Status]:
+    if place.broker_url is not None:
+        # A broker that is away is said at once; nobody should watch a bar that cannot move.
+        _ring(engine, place.broker_url, batch.id)
     own = workers if workers is not None else int(place.broker_url is None)
     stack = LocalStack(place.home, workers=own, broker_url=place.broker_url)
     with stack, ProgressBar(console, batch.items) as bar:
@@ -131,32 +134,29 @@ def submit(options: ArchiveOptions, *, problems: Path | None) -> int:
     submitted = _submit(engine, archive, options, model, console, problems)
     if submitted.existed:
         console.print(f"Nothing was added: batch {submitted.batch} is this very archive under this very model.")
-    code = _ring(engine, place, submitted.batch, console)
+    # First of all: what was written is written, whether or not anybody can be rung.
     print_json({"batch": submitted.batch, "items": submitted.items, "chunks": submitted.chunks})
-    return code
-
-
-def _ring(engine: Engine, place: Place, batch_id: int, console: Console) -> int:
-    if place.broker_url is None:
-        if is_stack_running(place.home):
-            console.print("The stack of this home is running and takes the batch up by itself.")
-        else:
-            console.print(
-                f"The batch is in the ledger. `lesion-screen resume {batch_id}` starts the workers of this machine; "
-                "for a cluster set WORKER_BROKER_URL and DB_URL, and run `python -m worker.feeder` and `make worker`.",
-                highlight=False,
-            )
-        return EXIT_DONE
-    try:
-        ring_open_chunks(engine, place.broker_url)
-    except BrokerUnavailable as error:
+    if place.broker_url is not None:
+        _ring(engine, place.broker_url, submitted.batch)
+    elif is_stack_running(place.home):
+        console.print("The stack of this home is running and takes the batch up by itself.")
+    else:
         console.print(
-            f"{error} The batch is safe in the ledger: the feeder rings for it once Redis is back, "
-            f"and so does `lesion-screen resume {batch_id}`.",
+            f"The batch is in the ledger. `lesion-screen resume {submitted.batch}` starts the workers of this machine; "
+            "for a cluster set WORKER_BROKER_URL and DB_URL, and run `python -m worker.feeder` and `make worker`.",
             highlight=False,
         )
-        return EXIT_UNAVAILABLE
     return EXIT_DONE
+
+
+def _ring(engine: Engine, broker_url: str, batch_id: int) -> None:
+    try:
+        ring_open_chunks(engine, broker_url)
+    except BrokerUnavailable as error:
+        raise ServiceProblem(
+            f"{error} The batch is safe in the ledger: the feeder rings for it once Redis is back, "
+            f"and so does `lesion-screen resume {batch_id}`."
+        ) from error
 
 
 def resume(batch_id: int, *, workers: int | None, as_json: bool) -> int:
@@ -184,12 +184,11 @@ def resume(batch_id: int, *, workers: int | None, as_json: bool) -> int:
     if status.finished:
         console.print(f"Nothing to do: batch {batch_id} is finished.")
     elif place.broker_url is not None and not workers:
-        code = _ring(engine, place, batch_id, console)
+        _ring(engine, place.broker_url, batch_id)
         if as_json:
             print_json(status.as_json())
-        elif code == EXIT_DONE:
-            console.print(f"Rung for batch {batch_id}; `lesion-screen status {batch_id} --watch` shows how it goes.")
-        return code
+        console.print(f"Rung for batch {batch_id}; `lesion-screen status {batch_id} --watch` shows how it goes.")
+        return EXIT_DONE
     else:
         batch, status = _screen(engine, place, batch, workers, console)
     return _conclude(engine, batch, status, console, out=None, as_json=as_json, extra={})

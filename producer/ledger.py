@@ -1,5 +1,6 @@
 """The ledger as the commands open it: with its schema and a model to pin batches to."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -90,9 +91,12 @@ def open_prepared(place: Place, *, register: bool) -> tuple[Engine, str]:
         UsageProblem: If no model is active.
         ServiceProblem: If registering fails.
     """
-    if register:
-        _register(place)
     engine = open_ledger(place.ledger_url)
+    if register:
+        # A server that is away is found out here, where its error is understood, and not in the child process.
+        with contextlib.suppress(SchemaMismatch):
+            check_revision(engine)
+        _register(place)
     try:
         check_revision(engine)
         model = active_model(engine)

@@ -117,6 +117,17 @@ def test_submit_with_redis_away_saves_everything_and_ends_with_3(door: Door, mon
     assert "secret" not in result.output
     assert "found" in door("status", "1").stdout
     door("resume", 1, code=3)
+    door("run", door.root, code=3)
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "status"])
+def test_a_database_that_is_away_ends_with_3(door: Door, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_URL", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
+
+    result = door(command, *([] if command == "status" else [door.root]), code=3)
+
+    assert "The ledger does not answer" in result.stderr
+    assert "secret" not in result.output
 
 
 def test_submit_on_a_new_home_makes_its_ledger(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
