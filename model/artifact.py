@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -212,7 +213,7 @@ def read_weights(folder: Path, manifest: Manifest, shapes: Mapping[str, tuple[in
             if set(file) != set(shapes):
                 raise ArtifactError("The model's weights.h5 does not hold this network's arrays.")
             return {name: _read_array(file, name, shape) for name, shape in shapes.items()}
-    except (OSError, KeyError, RuntimeError, ValueError):
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, zlib.error):
         raise ArtifactError("The model's weights.h5 cannot be parsed.") from None
 
 
@@ -227,10 +228,35 @@ def _read_array(file: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         raise ArtifactError("The model's weights.h5 holds something that is no plain array.")
     if array.shape != shape or array.dtype.kind != "f" or array.dtype.itemsize > np.dtype(np.float32).itemsize:
         raise ArtifactError("An array of the model's weights.h5 has another shape or type than the network's.")
+    _check_chunks(array)
     values = np.asarray(array[()], np.float32)
     if not np.isfinite(values).all():
         raise ArtifactError("The model's weights.h5 holds numbers that are not finite.")
     return values
+
+
+def _check_chunks(array: Any) -> None:
+    # HDF5 inflates a chunk to whatever length it has, so a megabyte can become a gigabyte before anyone is asked.
+    from h5py import h5z
+
+    packing = array.id.get_create_plist()
+    filters = [packing.get_filter(index)[0] for index in range(packing.get_nfilters())]
+    if not set(filters) <= {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE}:
+        raise ArtifactError("The model's weights.h5 is packed in a way that is not ours.")
+    if array.chunks is None:
+        return
+    if any(chunk > whole for chunk, whole in zip(array.chunks, array.shape, strict=True)):
+        raise ArtifactError("The model's weights.h5 holds a chunk larger than its array.")
+    most = int(np.prod(array.chunks)) * array.dtype.itemsize
+    # Deflate adds less than a hundredth to what it cannot compress.
+    limit = most + most // 100 + 64
+    for index in range(array.id.get_num_chunks()):
+        chunk = array.id.get_chunk_info(index)
+        if chunk.size > limit or chunk.filter_mask:
+            raise ArtifactError("The model's weights.h5 holds a chunk of the wrong size.")
+        _, packed = array.id.read_direct_chunk(chunk.chunk_offset)
+        if h5z.FILTER_DEFLATE in filters and len(zlib.decompressobj().decompress(packed, most + 1)) != most:
+            raise ArtifactError("The model's weights.h5 holds a chunk of the wrong size.")
 
 
 def pack_weights(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -306,7 +332,8 @@ def install_artifact(source: Path, store: Path) -> Path:
     if target.is_dir() and _is_intact(target, manifest):
         return target
     try:
-        files = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
+        # Whatever else lies in the folder stays there.
+        files = {name: (source / name).read_bytes() for name in (WEIGHTS, MANIFEST, CARD) if (source / name).is_file()}
     except OSError:
         raise ArtifactError("The model's files cannot be read.") from None
     if hashlib.sha256(files.get(WEIGHTS, b"")).hexdigest() != manifest.weights_sha256:

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ import h5py
 import numpy as np
 import pytest
 
-from model.artifact import MANIFEST, WEIGHTS, artifact_path, install_artifact, read_manifest
+from model.artifact import (
+    CARD,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    WEIGHTS,
+    artifact_path,
+    install_artifact,
+    read_manifest,
+)
 from model.classifier import Classifier
 from model.errors import ArtifactError
 
@@ -83,6 +92,39 @@ def test_a_giant_shape_is_refused_before_memory_is_taken(copy: Path) -> None:
         Classifier.load(copy)
 
 
+def replace_array(file: h5py.File, name: str, **packing: Any) -> h5py.Dataset:
+    """Put an array of zeros of the same shape in place of another."""
+    shape = file[name].shape
+    del file[name]
+    return file.create_dataset(name, shape=shape, dtype="f4", **packing)
+
+
+def test_a_chunk_that_inflates_to_more_than_its_array_is_refused_before_memory_is_taken(copy: Path) -> None:
+    def bomb(file: h5py.File) -> None:
+        array = replace_array(file, "space.mean", chunks=file["space.mean"].shape, compression="gzip")
+        array.id.write_direct_chunk((0,), zlib.compress(b"\0" * 50_000_000))
+
+    repack(copy, bomb)
+
+    with pytest.raises(ArtifactError, match="wrong size"):
+        Classifier.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("packing", "said"),
+    [
+        ({"compression": "lzf"}, "packed in a way"),
+        ({"fletcher32": True}, "packed in a way"),
+        ({"maxshape": (None,), "chunks": (10**8,)}, "chunk larger"),
+    ],
+)
+def test_a_packing_that_is_not_ours_is_refused(copy: Path, packing: dict[str, Any], said: str) -> None:
+    repack(copy, lambda file: replace_array(file, "space.mean", **packing))
+
+    with pytest.raises(ArtifactError, match=said):
+        Classifier.load(copy)
+
+
 def test_a_link_out_of_the_file_is_refused(copy: Path) -> None:
     def link(file: h5py.File) -> None:
         del file["space.mean"]
@@ -143,6 +185,21 @@ def test_installing_twice_keeps_one_sound_copy_and_mends_a_damaged_one(artifact:
     # Then they are sound, and nothing half-written lies beside them
     assert (folder / WEIGHTS).read_bytes() == (artifact / WEIGHTS).read_bytes()
     assert [path.name for path in (tmp_path / "models").iterdir()] == [digest]
+
+
+def test_only_the_files_of_an_artifact_are_installed(copy: Path, tmp_path: Path) -> None:
+    (copy / "notes.txt").write_text("not a part of the model")
+
+    folder = install_artifact(copy, tmp_path / "store")
+
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, WEIGHTS, CARD}
+
+
+def test_a_manifest_that_is_too_large_or_no_json_is_refused(copy: Path) -> None:
+    for text, said in ((b" " * (MAX_MANIFEST_BYTES + 1), "too large"), (b"{", "refused")):
+        (copy / MANIFEST).write_bytes(text)
+        with pytest.raises(ArtifactError, match=said):
+            read_manifest(copy)
 
 
 def test_a_damaged_model_is_not_installed(copy: Path, tmp_path: Path) -> None:
