@@ -1,13 +1,26 @@
-"""`lesion-model`: train a model, and draw a synthetic archive."""
+"""`lesion-model`: train a model, ask one about single images, and draw a synthetic archive."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from model.errors import ModelError
+from model.errors import ModelError, RejectedImage
+from model.labels import CLASSES
+
+if TYPE_CHECKING:
+    from model.classifier import Classifier
+    from model.metadata import PatientMetadata
+
+#: Larger files are refused unread, as a worker does by default.
+MAX_IMAGE_BYTES: Final = 50 * 1024 * 1024
+#: Exit code where some images could not be scored.
+SOME_FAILED: Final = 1
 
 
 class _PlainErrors(click.Group):
@@ -23,7 +36,7 @@ class _PlainErrors(click.Group):
 
 @click.group(cls=_PlainErrors)
 def main() -> None:
-    """Train lesion-screen's models and draw synthetic archives. Not a medical device."""
+    """Train lesion-screen's models, ask them, and draw synthetic archives. Not a medical device."""
 
 
 @main.command()
@@ -38,6 +51,63 @@ def synthesize(folder: Path, images: int, broken: int, seed: int) -> None:
     archive = synthesize_archive(folder, images=images, broken=broken, seed=seed)
     reasons = ", ".join(f"{count} {reason}" for reason, count in archive.rejected.items()) or "none"
     click.echo(f"Drew {images} synthetic images and {broken} broken entries into {folder} (broken: {reasons}).")
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Artifact.")
+@click.option("--age", type=click.FloatRange(0, 130), help="Years; the same patient for all images.")
+@click.option("--sex", help="female or male.")
+@click.option("--localization", help="Site of the lesion, in HAM10000's or the ISIC Archive's words.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_context
+def predict(
+    context: click.Context,
+    images: tuple[Path, ...],
+    folder: Path | None,
+    age: float | None,
+    sex: str | None,
+    localization: str | None,
+    as_json: bool,
+) -> None:
+    """Score IMAGES with the shipped model or --model; nothing is stored.
+
+    Exits with 1 where an image could not be scored. For an archive, use `lesion-screen run`.
+    """
+    from model.artifact import shipped_artifact
+    from model.classifier import Classifier
+    from model.metadata import PatientMetadata
+
+    patient = PatientMetadata(age=age, sex=sex, localization=localization)
+    classifier = Classifier.load(folder or shipped_artifact())
+    answers = [{"image": str(path), **_answer(classifier, path, patient)} for path in images]
+    for answer in answers:
+        click.echo(json.dumps(answer) if as_json else _sentence(answer))
+    if not as_json:
+        click.echo(f"Model {classifier.digest}. Not a medical device: a person must judge.", err=True)
+    if any("rejected" in answer for answer in answers):
+        context.exit(SOME_FAILED)
+
+
+def _answer(classifier: Classifier, path: Path, patient: PatientMetadata) -> dict[str, Any]:
+    from model.images import read_image_bytes
+
+    try:
+        pixels = classifier.decode(read_image_bytes(path.parent, path.name, max_bytes=MAX_IMAGE_BYTES))
+    except RejectedImage as rejected:
+        return {"rejected": rejected.reason.value}
+    (prediction,) = classifier.classify(pixels[None], [patient])
+    probabilities = dict(zip(CLASSES, prediction.probabilities, strict=True))
+    return {**dataclasses.asdict(prediction), "probabilities": probabilities, "model": classifier.digest}
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    if "rejected" in answer:
+        return f"{answer['image']}: rejected ({answer['rejected']})"
+    rank = "prioritised" if answer["prioritised"] else "not prioritised"
+    referral = f", referred ({answer['refer_reason']})" if answer["referred"] else ""
+    score, confidence = answer["malignant_score"], answer["confidence"]
+    return f"{answer['image']}: {answer['diagnosis']} {confidence:.3f}, malignant score {score:.3f}, {rank}{referral}"
 
 
 @main.command()
