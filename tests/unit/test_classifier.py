@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.build import BuiltModel, run_network
 from model.calibration import posterior
-from model.classifier import LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier
+from model.classifier import LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata
 from model.package import MAX_ROUNDING, model_card
@@ -63,6 +64,58 @@ def test_every_prediction_is_a_distribution_with_a_diagnosis_by_the_prior(
         assert prediction.malignant_score == pytest.approx(probabilities[[0, 1, 4]].sum())
         assert prediction.referred is (prediction.refer_reason is not None)
         assert prediction.refer_reason in {None, LOW_CONFIDENCE, UNFAMILIAR_IMAGE}
+
+
+class Answers:
+    """An engine that gives one stated answer."""
+
+    name = "stated"
+
+    def __init__(self, posterior: list[float], distance: float) -> None:
+        self.answer = np.array([posterior], np.float32), np.array([distance], np.float32)
+
+    def run(self, _images: object, _metadata: object) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return self.answer
+
+
+def judge(classifier: Classifier, posterior: list[float], distance: float = 0.0) -> Prediction:
+    stated = Classifier(classifier.manifest, Answers(posterior, distance))  # type: ignore[arg-type]
+    return stated.classify(np.zeros((1, 64, 64, 3), np.uint8), [PatientMetadata()])[0]
+
+
+def test_a_rare_diagnosis_may_win_though_its_posterior_is_not_the_highest(classifier: Classifier) -> None:
+    # Given a prior of .02 for df and .64 for nv, and a posterior that raises df tenfold
+    prediction = judge(classifier, [0.04, 0.06, 0.1, 0.2, 0.08, 0.5, 0.02])
+
+    # Then df is the diagnosis, and its confidence is the posterior as it stands
+    assert prediction.diagnosis == "df"
+    assert prediction.confidence == pytest.approx(0.2)
+    assert prediction.malignant_score == pytest.approx(0.18)
+
+
+def test_an_image_far_from_the_training_data_is_referred_however_sure_the_network_is(classifier: Classifier) -> None:
+    sure = [0.001, 0.001, 0.001, 0.001, 0.001, 0.994, 0.001]
+    limit = classifier.manifest.referral.max_distance
+
+    near, far = judge(classifier, sure, limit * 0.99), judge(classifier, sure, limit * 1.01)
+
+    assert (near.referred, near.refer_reason) == (False, None)
+    assert (far.referred, far.refer_reason) == (True, UNFAMILIAR_IMAGE)
+
+
+def test_an_undecided_answer_is_referred(classifier: Classifier) -> None:
+    # Given a posterior that is the prior: the image told nothing
+    prediction = judge(classifier, list(classifier.manifest.prior))
+
+    assert (prediction.referred, prediction.refer_reason) == (True, LOW_CONFIDENCE)
+
+
+def test_an_image_is_prioritised_from_the_operating_point_on(classifier: Classifier) -> None:
+    threshold = classifier.manifest.operating_point.threshold
+
+    for melanoma, prioritised in ((threshold + 1e-3, True), (threshold - 1e-3, False)):
+        rest = (1 - melanoma) / 4
+        assert judge(classifier, [0, 0, rest, rest, melanoma, rest, rest]).prioritised is prioritised
 
 
 def test_the_model_card_states_the_figures_and_that_it_is_no_medical_device(classifier: Classifier) -> None:
