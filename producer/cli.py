@@ -1,5 +1,6 @@
 """The command line `lesion-screen`: options, exit codes and plain sentences; the work is in `producer.commands`."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -47,13 +48,58 @@ def _explain(error: Exception) -> tuple[int, str] | None:
 
     if isinstance(error, WorkerError):
         return EXIT_UNAVAILABLE, str(error)
-    if type(error).__module__.startswith("sqlalchemy"):
-        from db.session import is_transient
-
-        if is_transient(error):
-            return EXIT_UNAVAILABLE, "The ledger does not answer or its disk is full; check DB_URL and run again."
+    database = _explain_database(error)
+    if database is not None:
+        return database
     if isinstance(error, OSError):
         return EXIT_UNAVAILABLE, f"The system refused: {error.strerror or type(error).__name__}. Check disk and rights."
+    return None
+
+
+def _explain_database(error: Exception) -> tuple[int, str] | None:
+    import sqlite3
+
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    from db.session import is_transient
+
+    if isinstance(error, (ValueError, ArgumentError)):
+        setting = _find_unreadable_address()
+        return None if setting is None else (EXIT_USAGE, f"{setting} is no address that can be read; correct it.")
+    if not isinstance(error, (SQLAlchemyError, sqlite3.Error)):
+        return None
+    if is_transient(error):
+        return EXIT_UNAVAILABLE, "The ledger does not answer or its disk is full; check DB_URL and run again."
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return EXIT_UNAVAILABLE, (
+            "The ledger's file is damaged or no ledger; check DB_URL and LESION_SCREEN_HOME, or restore a backup."
+        )
+    # PostgreSQL: insufficient privilege, and a login that is refused.
+    refused = str(getattr(cause, "sqlstate", None) or "").startswith(("42501", "28"))
+    if refused or code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
+        return EXIT_UNAVAILABLE, "The ledger refuses this user; check the rights of its file or of the role in DB_URL."
+    return None
+
+
+def _find_unreadable_address() -> str | None:
+    # What the parsers say may quote the address, password included, so only the setting is named.
+    from urllib.parse import urlsplit
+
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    def read_port(address: str) -> int | None:
+        return urlsplit(address).port
+
+    for setting, parse in (("DB_URL", make_url), ("WORKER_BROKER_URL", read_port)):
+        address = os.environ.get(setting)
+        try:
+            if address:
+                parse(address)
+        except (ValueError, ArgumentError):
+            return setting
     return None
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy.exc import OperationalError
 
 from db.errors import UnknownBatch
 from producer import commands, inspection
@@ -116,6 +118,78 @@ def test_what_a_person_can_mend_is_a_sentence_and_an_exit_code(
     assert result.exit_code == code
     assert "Traceback" not in result.output
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [
+        ("DB_URL", "nonsense"),
+        ("DB_URL", "postgresql://u:SECRET@h:port/x"),
+        ("WORKER_BROKER_URL", "redis://:SECRET@h:port/0"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_named_without_its_password(
+    setting: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(setting, address)
+
+    def fail(*_arguments: object, **_options: object) -> int:
+        raise ValueError(address)
+
+    monkeypatch.setattr(inspection, "verify", fail)
+
+    result = _invoke("verify", "1")
+
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: {setting} is no address that can be read; correct it.\n"
+
+
+def test_a_file_that_is_no_ledger_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.sqlite").write_bytes(b"this is something else " * 100)
+    monkeypatch.setenv("DB_URL", f"sqlite:///{tmp_path / 'x.sqlite'}")
+
+    result = _invoke("status")
+
+    assert result.exit_code == 3
+    assert "no ledger" in result.stderr
+    assert str(tmp_path) not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (sqlite3.SQLITE_CORRUPT, "damaged"),
+        (sqlite3.SQLITE_READONLY, "refuses this user"),
+        (sqlite3.SQLITE_FULL, "its disk is full"),
+    ],
+)
+def test_what_the_database_refuses_is_one_sentence(code: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = sqlite3.OperationalError("near SECRET")
+    cause.sqlite_errorcode = code
+
+    def fail(*_arguments: object, **_options: object) -> int:
+        raise OperationalError("SELECT 'SECRET'", None, cause)
+
+    monkeypatch.setattr(inspection, "verify", fail)
+
+    result = _invoke("verify", "1")
+
+    assert result.exit_code == 3
+    assert said in result.stderr
+    assert "SECRET" not in result.output
+
+
+@pytest.mark.parametrize("bug", [ValueError(), OperationalError("", None, sqlite3.OperationalError("no such table"))])
+def test_a_bug_beside_sound_addresses_stays_a_bug(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_URL", "postgresql://u:p@h/x")
+    monkeypatch.setenv("WORKER_BROKER_URL", "redis://h:6379/0")
+
+    def fail(*_arguments: object, **_options: object) -> int:
+        raise bug
+
+    monkeypatch.setattr(inspection, "verify", fail)
+
+    assert _invoke("verify", "1").exception is bug
 
 
 def test_a_bug_stays_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
