@@ -51,9 +51,7 @@ class Manifest:
         self._read = 0
         self._on_progress = on_progress or (lambda _count: None)
         self._base = sqlite3.connect("", isolation_level=None)
-        self._base.executescript(
-            f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; {staging.SCHEMA}"
-        )
+        self._base.executescript(f"{staging.PREPARE} {staging.SCHEMA}")
         walk = Walk(archive)
         self._stage_files(walk)
         self._stage_rows()

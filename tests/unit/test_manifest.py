@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.batches import ItemRow
-from producer.archive import open_archive
+from producer.archive import FoundFile, open_archive
 from producer.manifest import Manifest, Problem
 from producer.records import read_record
 
@@ -306,3 +308,46 @@ def test_a_record_keeps_the_most_specific_diagnosis() -> None:
     assert record is not None
     assert record.label == "Nevus"
     assert problems == []
+
+
+class _ManyFiles:
+    """Walks an archive of any size that is on no disk; half of its files have a row."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.ignored: Counter[str] = Counter()
+        self.unreadable_folders = 0
+
+    def __iter__(self) -> Iterator[FoundFile]:
+        for number in range(0, self._count * 2, 2):
+            yield FoundFile(path=f"part_{number % 7}/image_{number:09d}.jpg", size=number, mtime_ns=number)
+
+
+def _peak_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> int:
+    table = tmp_path / f"{count}.csv"
+    with table.open("w", encoding="utf-8") as file:
+        file.write(f"{HEADER}\n")
+        # Rows with and without an image, and a bad age in each: whatever is kept for a report must not pile up either.
+        file.writelines(f"image_{number:09d},bad,male,back,L{number}\n" for number in range(count))
+    monkeypatch.setattr("producer.manifest.Walk", lambda _archive: _ManyFiles(count))
+    archive = open_archive(tmp_path, table, COLUMNS)
+    tracemalloc.start()
+    try:
+        with Manifest(archive) as manifest:
+            assert len(manifest.digest()) == 64
+            assert sum(1 for _item in manifest.items()) == count + count // 2
+            assert sum(1 for _problem in manifest.problems()) == count + count // 2 + count // 2
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_stays_flat_whatever_the_size_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given one archive, and another of three times as many files and rows
+    # The first run pays for what is imported late
+    _peak_bytes(tmp_path, monkeypatch, 100)
+    small = _peak_bytes(tmp_path, monkeypatch, 4_000)
+    large = _peak_bytes(tmp_path, monkeypatch, 12_000)
+
+    # Then staging, digesting and listing both takes the same: one pointer kept for each row would be 64 kB more
+    assert large < small + 32_000
