@@ -1,6 +1,7 @@
 """The one-machine stack: a private Redis, the feeder and workers as child processes, stopped whatever happens."""
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Self
 
 from producer.broker import PrivateRedis
 from producer.children import Child, ChildPlan
-from producer.errors import ServiceProblem
+from producer.errors import ServiceProblem, UsageProblem
 from worker.contract import SCREENING_QUEUE
 
 #: A worker may take so long after SIGTERM to record what it has and to give its chunk back; its own limit is 30.
@@ -57,6 +58,8 @@ class LocalStack:
                 self._start_children(self._broker_url)
             elif self._take_lock():
                 self._start_own()
+            else:
+                self._check_same_ledger()
         except BaseException:
             self.stop()
             raise
@@ -82,10 +85,13 @@ class LocalStack:
 
         Raises:
             ServiceProblem: If a child does not stay up.
+            UsageProblem: If the stack that was joined serves another ledger.
         """
         if self.joined:
             if self._take_lock():
                 self._start_own()
+            else:
+                self._check_same_ledger()
             return
         for child in self._all():
             child.keep_running()
@@ -155,13 +161,42 @@ class LocalStack:
             os.close(self._lock)
             self._lock = None
 
+    def _check_same_ledger(self) -> None:
+        # Its feeder looks into its own ledger only: whoever joined with another one would wait for ever.
+        try:
+            served = json.loads((self._home / _ADDRESS).read_text(encoding="utf-8")).get("ledger")
+        except (OSError, ValueError):
+            # It is only just starting, or ending; the next look will tell.
+            return
+        if served != _identify_ledger(self._home, self._environment):
+            raise UsageProblem(
+                "Another run in this LESION_SCREEN_HOME works on another ledger (DB_URL). The batch is safe in its "
+                "own: run again once the other has ended, or give this one a home of its own."
+            )
+
     def _write_address(self, url: str) -> None:
         # For the owner's own tools, Flower among them; it holds the password.
         path = self._home / _ADDRESS
         path.unlink(missing_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(file, "w", encoding="utf-8") as address:
-            json.dump({"pid": os.getpid(), "broker_url": url}, address)
+            json.dump(
+                {
+                    "pid": os.getpid(),
+                    "broker_url": url,
+                    "ledger": _identify_ledger(self._home, self._environment),
+                },
+                address,
+            )
+
+
+def _identify_ledger(home: Path, environment: Mapping[str, str]) -> str:
+    # User and password may differ between two runs on one database, and are nobody's to read.
+    from sqlalchemy.engine import make_url
+
+    url = make_url(environment.get("DB_URL") or f"sqlite:///{home.absolute() / 'ledger.sqlite'}")
+    place = (url.get_backend_name().removesuffix("ql"), url.host, url.port, url.database, sorted(url.query.items()))
+    return hashlib.sha256(repr(place).encode()).hexdigest()
 
 
 def _worker_plan(number: int) -> ChildPlan:
