@@ -55,8 +55,7 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     image = keras.Input((size, size, 3), name="image")
     metadata = keras.Input((WIDTH,), name="metadata")
     backbone = build_backbone(config.backbone, size, weights)
-    # BatchNorm stays in inference mode: in training mode these nets' features on skin images change almost completely.
-    feature_map = backbone(image, training=False)
+    feature_map = backbone(image)
     features, attention = _attend(config, feature_map)
     joined = layers.Dropout(config.dropout, name="dropout")(features)
     if config.metadata == "small":

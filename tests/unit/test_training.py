@@ -52,6 +52,20 @@ def test_a_run_stopped_after_an_epoch_resumes_to_the_same_loss(tmp_path: Path, d
     assert parts[1]["loss"] == pytest.approx(whole[1]["loss"], rel=0.15)
 
 
+def test_batch_statistics_are_estimated_for_the_blocks_that_train_and_kept_for_the_others(
+    tmp_path: Path, data: TrainingSet
+) -> None:
+    trainer = Trainer(NETWORK, TrainingConfig(epochs=1, batch_size=8, warmup_steps=1), data, None, tmp_path)
+
+    trainer.run(lambda _: None)
+
+    backbone = trainer.model.get_layer("backbone")
+    kept = np.asarray(backbone.get_layer("bn_Conv1").moving_mean)
+    estimated = np.asarray(backbone.get_layer("block_5_expand_BN").moving_mean)
+    assert np.array_equal(kept, np.zeros_like(kept))
+    assert not np.array_equal(estimated, np.zeros_like(estimated))
+
+
 def test_crops_stay_inside_the_image_and_flip_both_ways() -> None:
     boxes, colours = random_views(np.random.default_rng(0), 1000)
 
