@@ -155,7 +155,7 @@ def export_csv(engine: Engine, batch_id: int, out: Path) -> int:
 
 
 def export_parquet(engine: Engine, batch_id: int, out: Path) -> int:
-    """Write the same columns as Parquet, a row group at a time; prior and notice are in the schema's metadata.
+    """Write the same columns as Parquet, a row group at a time; model, prior and notice are in the schema's metadata.
 
     Args:
         engine: The ledger.
@@ -174,8 +174,9 @@ def export_parquet(engine: Engine, batch_id: int, out: Path) -> int:
 
     kinds = {"confidence": pa.float64(), "malignant_score": pa.float64(), "referred": pa.bool_()}
     kinds |= {f"p_{name}": pa.float64() for name in CLASSES}
-    prior = model_prior(engine, get_batch(engine, batch_id).model_digest)
-    notes = {"notice": NOTICE, "batch": str(batch_id), "prior": json.dumps(prior)}
+    model = get_batch(engine, batch_id).model_digest
+    prior = model_prior(engine, model)
+    notes = {"notice": NOTICE, "batch": str(batch_id), "model": model, "prior": json.dumps(prior)}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS], metadata=notes)
     count = 0
     with replace_file(out, binary=True) as file, pq.ParquetWriter(file, schema) as writer:
