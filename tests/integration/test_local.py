@@ -74,6 +74,14 @@ def _programs(owner: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(owner.pid).children(recursive=True)
 
 
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        # It ended between the two questions.
+        return True
+
+
 def test_a_stack_goes_with_an_owner_that_is_killed(sqlite_ledger: Engine, tmp_path: Path) -> None:
     # Given a stack in a process of its own: Redis and feeder, each under its guard
     home = Path(str(sqlite_ledger.url.database)).parent
@@ -87,6 +95,6 @@ def test_a_stack_goes_with_an_owner_that_is_killed(sqlite_ledger: Engine, tmp_pa
             owner.kill()
 
     # Then its Redis and its feeder go too, and the home is free for the next one
-    await_that(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in tree))
+    await_that(lambda: all(_is_gone(one) for one in tree))
     with LocalStack(home, workers=0, environment=_environment(home)) as following:
         assert not following.joined
