@@ -3,14 +3,18 @@
 Every setting names the fault it answers.
 """
 
+import sys
 from typing import Any
 
 from celery import Celery
 
+from db.errors import SettingsError
 from db.settings import read_settings
 from worker import lifecycle  # noqa: F401 - connects the signals
 from worker.contract import SCREEN_CHUNK, SCREENING_QUEUE, TRAIN_MODEL, TRAINING_QUEUE
 from worker.settings import WorkerSettings
+
+_USAGE = 2
 
 
 def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
@@ -76,5 +80,15 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
     }
 
 
+def _settings_or_exit() -> WorkerSettings:
+    # Celery imports this module itself, so nothing of ours stands above it that could turn a mistake of the
+    # operator's into a sentence.
+    try:
+        return read_settings(WorkerSettings)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(_USAGE) from None
+
+
 app = Celery("lesion_screen", include=["worker.tasks"])
-app.conf.update(celery_settings(read_settings(WorkerSettings)))
+app.conf.update(celery_settings(_settings_or_exit()))
