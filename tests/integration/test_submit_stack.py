@@ -37,8 +37,22 @@ def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    return not any(_is_alive(process) for process in processes)
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def _guarded(tmp_path: Path, grace: str) -> subprocess.Popen[bytes]:
@@ -143,7 +157,7 @@ def test_the_private_redis_keeps_its_password_to_itself(tmp_path: Path) -> None:
         with redis.Redis.from_url(server.url.replace(password, "x")) as other, pytest.raises(redis.RedisError):
             other.ping()
         # And no list of processes shows it
-        shown = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        shown = [_command_line(process) for process in psutil.Process().children(recursive=True)]
         assert any(str(find_server()) in line for line in shown)
         assert not any(password in line for line in shown)
         assert (tmp_path / 'ho"me 1/redis/redis.conf').stat().st_mode & 0o077 == 0
@@ -279,12 +293,12 @@ def test_a_run_screens_an_archive_with_a_worker_of_its_own_which_may_die(tmp_pat
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def worker() -> list[psutil.Process]:
-        return [process for process in _of_home(tmp_path / "home") if "screener-1@" in " ".join(process.cmdline())]
+        return [process for process in _of_home(tmp_path / "home") if "screener-1@" in _command_line(process)]
 
     # If the worker is killed as soon as it is there
     await_that(lambda: any(process.children() for process in worker()), 60)
     for process in worker():
-        if "guard.py" not in " ".join(process.cmdline()):
+        if "guard.py" not in _command_line(process):
             process.send_signal(signal.SIGKILL)
 
     # Then another one finishes, the counts add up, and nothing is left running
