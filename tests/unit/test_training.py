@@ -11,7 +11,8 @@ from model.metadata import PatientMetadata, encode_metadata
 from model.network import NetworkConfig
 from model.training import Trainer, TrainingConfig, TrainingSet, random_views
 
-NETWORK = NetworkConfig(input_size=32)
+# Without dropout, whose random state is not part of a checkpoint, an epoch is repeated to the rounding.
+NETWORK = NetworkConfig(input_size=32, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,9 @@ def test_a_run_stopped_after_an_epoch_resumes_to_the_same_loss(tmp_path: Path, d
     assert [row["epoch"] for row in parts] == [1]
     trainer("parts").run(parts.append)
 
-    # Then epoch by epoch the losses are the same, but for the dropout's own randomness
+    # Then epoch by epoch the losses are the same
     assert [row["epoch"] for row in parts] == [1, 2]
-    assert parts[1]["loss"] == pytest.approx(whole[1]["loss"], rel=0.15)
+    assert parts[1]["loss"] == pytest.approx(whole[1]["loss"], rel=0.02)
 
 
 def test_batch_statistics_are_estimated_for_the_blocks_that_train_and_kept_for_the_others(
