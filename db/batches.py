@@ -1,7 +1,7 @@
-"""Batches: loading an archive into the ledger, finding batches again, counting, pausing and cancelling them."""
+"""Batches: loading an archive into the ledger, finding batches again, pausing and cancelling them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
@@ -15,12 +15,10 @@ from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
 
 __all__ = [
     "BatchRow",
-    "Counts",
     "ItemRow",
     "Loaded",
     "add_chunk",
     "cancel_batch",
-    "count_items",
     "discard_stale_loading",
     "find_batch",
     "finish_loading",
@@ -83,22 +81,6 @@ class BatchRow:
     created_at: float
     items: int
     chunks: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """How a batch stands; `found` is the sum of the five outcomes."""
-
-    found: int
-    open: int
-    done: int
-    referred: int
-    rejected: int
-    quarantined: int
-    #: From opening to the last verdict, or to now while it is being worked on.
-    seconds: float
-    #: How many items were rejected or quarantined for which reason code.
-    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 def start_batch(engine: Engine, *, name: str, source: str, model_digest: str, priority: int = 0) -> int:
@@ -353,55 +335,4 @@ def _batch_row(row: Row[Any]) -> BatchRow:
         created_at=row.created_at,
         items=int(row.items),
         chunks=int(row.chunks),
-    )
-
-
-def count_items(engine: Engine, batch_id: int) -> Counts:
-    """Count a batch's items by outcome; reads only.
-
-    Sums the chunks' counters and looks only at items that have a reason, so ten million items are counted as
-    quickly as their forty thousand chunks.
-
-    Args:
-        engine: The ledger.
-        batch_id: The batch.
-
-    Returns:
-        The counts of one moment.
-
-    Raises:
-        UnknownBatch: If it is not there.
-    """
-    begun = func.coalesce(Batch.opened_at, Batch.created_at)
-    batch = select(Batch.state, begun.label("begun"), clock().label("now")).where(Batch.id == batch_id)
-    columns = (
-        Chunk.items,
-        Chunk.open_count,
-        Chunk.done_count,
-        Chunk.referred_count,
-        Chunk.rejected_count,
-        Chunk.quarantined_count,
-    )
-    sums = [func.coalesce(func.sum(column), 0) for column in columns]
-    chunks = select(func.max(Chunk.recorded_at), *sums).where(Chunk.batch_id == batch_id)
-    reasons = select(Item.reason, func.count()).where(Item.batch_id == batch_id, Item.reason.is_not(None))
-    with read(engine) as connection:
-        row = connection.execute(batch).one_or_none()
-        if row is None:
-            raise UnknownBatch(f"There is no batch {batch_id}.")
-        last, *counted = connection.execute(chunks).one()
-        why = {str(reason): int(n) for reason, n in connection.execute(reasons.group_by(Item.reason))}
-    found, still_open, done, referred, rejected, quarantined = (int(count) for count in counted)
-    working = still_open > 0 and row.state != BatchState.CANCELLED
-    end = row.now if working else last
-    return Counts(
-        found=found,
-        open=still_open,
-        done=done,
-        referred=referred,
-        rejected=rejected,
-        quarantined=quarantined,
-        # An archive whose every row is rejected at submit is finished before it opens.
-        seconds=max(0.0, (end or row.begun) - row.begun),
-        reasons=why,
     )

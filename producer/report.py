@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine
 
-from db.batches import count_items, get_batch
+from db.batches import get_batch
+from db.counts import count_items
 from db.models import get_model
 from db.results import rank_malignant
 from producer.export import NOTICE, escape_cell, export_csv, model_prior, replace_file

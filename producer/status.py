@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import Engine
 
-from db.batches import BatchRow, Counts, count_items, get_batch, latest_batch
+from db.batches import BatchRow, get_batch, latest_batch
+from db.counts import Counts, count_items
 from db.tables import BatchState
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
 

@@ -22,7 +22,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine, text
 
-from db.batches import Counts, ItemRow, add_chunk, count_items, finish_loading, start_batch
+from db.batches import ItemRow, add_chunk, finish_loading, start_batch
+from db.counts import Counts, count_items
 from db.health import check_batch
 from model.images import encode_image
 

@@ -13,7 +13,6 @@ from db.batches import (
     Loaded,
     add_chunk,
     cancel_batch,
-    count_items,
     discard_stale_loading,
     find_batch,
     finish_loading,
@@ -24,6 +23,7 @@ from db.batches import (
     resume_batch,
     start_batch,
 )
+from db.counts import count_items
 from db.errors import UnknownBatch, WriteRefused, WrongBatchState
 from db.health import check_batch
 from db.results import iter_report

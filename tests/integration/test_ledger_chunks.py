@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import update
 
-from db.batches import cancel_batch, count_items, pause_batch, resume_batch
+from db.batches import cancel_batch, pause_batch, resume_batch
 from db.chunks import (
     KILLS_WORKER,
     Claim,
@@ -20,6 +20,7 @@ from db.chunks import (
     record_results,
     release_chunk,
 )
+from db.counts import count_items
 from db.errors import LeaseLost, MissingResult, ModelMismatch, UnknownItem
 from db.health import check_batch
 from db.session import write

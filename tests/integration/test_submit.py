@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from db.batches import count_items, find_batch, get_batch, list_batches
+from db.batches import find_batch, get_batch, list_batches
+from db.counts import count_items
 from db.health import check_batch
 from db.results import iter_report, stored_inputs
 from db.tables import BatchState

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from db.batches import BatchRow, Counts
+from db.batches import BatchRow
+from db.counts import Counts
 from db.results import ReportRow
 from db.tables import CLASSES, BatchState, ItemState
 from producer.errors import UsageProblem
