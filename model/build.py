@@ -1,54 +1,52 @@
-"""From labelled images to a calibrated model: train, judge on held-out lesions, fit thresholds."""
+"""From labelled images to a calibrated model: train, judge on lesions held out, fit thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from model.calibration import (
-    FeatureSpace,
-    OperatingPoint,
-    ReferralThresholds,
-    balanced_confidence,
-    fit_feature_space,
-    fit_operating_point,
-    fit_referral,
-    fit_temperature,
-    posterior,
-)
-from model.dataset import LabelledImage, load_images, read_labels
+from model.calibration import FeatureSpace, OperatingPoint, ReferralThresholds, fit_feature_space
+from model.crossfit import HeldOut
+from model.dataset import digest_data, load_images, read_labels
+from model.errors import TrainingDataError
+from model.evaluation import Evaluation, evaluate_out_of_fold
+from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
-from model.metrics import summarise
 from model.network import NetworkConfig
-from model.splits import assign_folds
-from model.training import Trainer, TrainingConfig, TrainingSet
+from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
+from model.training import Progress, Trainer, TrainingConfig, TrainingSet
 
 #: Training images the feature space is learned from: enough for 64 components.
 FEATURE_IMAGES: Final = 4000
 SEED: Final = 0
+#: A run's folder says which configuration and images it belongs to.
+RUN_FILE: Final = "run.json"
+HELD_OUT_FILE: Final = "held_out.npz"
 
 
 class BuildConfig(BaseModel):
     """What to build.
 
     Attributes:
+        recipe: Name of the recipe the rest comes from, for the model card.
         network: Architecture.
         training: Recipe.
-        fold: The fold of lesions held out of training: it judges the model and fits its thresholds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    recipe: str = "default"
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
-    fold: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +56,176 @@ class BuiltModel:
     Attributes:
         network: The network with its averaged weights.
         config: What was built.
+        held_out: Which lesions judged it, in words.
         data_digest: sha256 over images, lesions and labels read.
         prior: `(7,)` class frequencies in training, which the posterior assumes.
         temperature: T of the posterior.
         operating_point: Where an image counts as suspicious.
         space: Feature space of the training images.
         referral: When an image goes to a person.
-        metrics: Figures on the held-out fold, with metadata and with all of it removed.
+        evaluation: Figures on lesions held out.
     """
 
     network: keras.Model
     config: BuildConfig
+    held_out: str
     data_digest: str
     prior: NDArray[np.float64]
     temperature: float
     operating_point: OperatingPoint
     space: FeatureSpace
     referral: ReferralThresholds
-    metrics: dict[str, Any]
+    evaluation: Evaluation
+
+
+class Workshop:
+    """A data folder and a run folder: trains and judges folds, and goes on where it was killed.
+
+    The gate set is left out of everything.
+
+    Args:
+        folder: Images in HAM10000's layout.
+        config: What to build.
+        weights: Backbone weights, see `model.backbones.build_backbone`.
+        run: Folder of checkpoints, learning curves and held-out predictions.
+        report: Called with the name of the part ("fold-0" … "whole") and its progress.
+
+    Raises:
+        TrainingDataError: The data folder cannot be used, or the run folder belongs to another configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: BuildConfig,
+        *,
+        weights: Path | str | None,
+        run: Path,
+        report: Callable[[str, Progress], None],
+    ) -> None:
+        self.folder, self.config, self.weights, self.run, self.report = folder, config, weights, run, report
+        rows = read_labels(folder)
+        folds = assign_folds([row.lesion_id for row in rows], np.array([row.label for row in rows]))
+        self.rows = [row for row, fold in zip(rows, folds, strict=True) if fold >= 0]
+        self.folds = folds[folds >= 0]
+        self.labels = np.array([row.label for row in self.rows], np.int64)
+        self.metadata = encode_metadata([row.patient for row in self.rows])
+        self._images: NDArray[np.uint8] | None = None
+        self._claim_run()
+
+    def _claim_run(self) -> None:
+        names = "\n".join(f"{row.image_id} {row.lesion_id} {row.label}" for row in self.rows)
+        mine = {
+            **self.config.model_dump(mode="json"),
+            "images": hashlib.sha256(names.encode()).hexdigest(),
+            "weights": None if self.weights is None else Path(self.weights).name,
+        }
+        path = self.run / RUN_FILE
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != mine:
+            raise TrainingDataError("The run folder belongs to another recipe or other images: name a new one.")
+        self.run.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+
+    def cross_validate(self, folds: Sequence[int] = range(FOLDS)) -> HeldOut:
+        """Train on four folds and judge the fifth, for each of `folds`.
+
+        Returns:
+            What was said about every image of `folds`.
+        """
+        parts = [self._judged(fold) for fold in folds]
+        rows = np.concatenate([part["rows"] for part in parts])
+        chosen = [self.rows[index] for index in rows]
+        return HeldOut(
+            logits=np.concatenate([part["logits"] for part in parts]),
+            distances=np.concatenate([part["distances"] for part in parts]),
+            labels=self.labels[rows],
+            lesion_ids=[row.lesion_id for row in chosen],
+            folds=self.folds[rows],
+            patients=[row.patient for row in chosen],
+            dx_types=[row.dx_type for row in chosen],
+            prior=class_prior(self.labels),
+            logits_without_metadata=np.concatenate([part["without"] for part in parts]),
+        )
+
+    def build(self, fold: int | None = None) -> BuiltModel:
+        """Train the model to ship.
+
+        Args:
+            fold: None cross-validates, takes thresholds from all five folds and trains on all of them; a number
+                trains on the other four folds and takes everything from this one, in a fifth of the time.
+        """
+        held_out = self.cross_validate(range(FOLDS) if fold is None else [fold])
+        fitted, evaluation = evaluate_out_of_fold(held_out)
+        training = np.flatnonzero(self.folds != (-1 if fold is None else fold))
+        network = self._train("whole" if fold is None else f"fold-{fold}", training)
+        words = f"{FOLDS} folds, cross-validated" if fold is None else f"fold {fold} of {FOLDS}"
+        return BuiltModel(
+            network=network,
+            config=self.config,
+            held_out=f"{words}, grouped by lesion, stratified by diagnosis",
+            data_digest=digest_data(self.folder, [self.rows[index] for index in training]),
+            prior=held_out.prior,
+            temperature=fitted.temperature,
+            operating_point=fitted.operating_point,
+            space=self._feature_space(network, training),
+            referral=fitted.referral,
+            evaluation=evaluation,
+        )
+
+    def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:
+        path = self.run / f"fold-{fold}" / HELD_OUT_FILE
+        if not path.exists():
+            training = np.flatnonzero(self.folds != fold)
+            network = self._train(f"fold-{fold}", training)
+            rows = np.flatnonzero(self.folds == fold)
+            images = self._images_at_input_size(rows)
+            logits, features = run_network(network, images, self.metadata[rows])
+            blind = encode_metadata([UNKNOWN] * len(rows))
+            distances = self._feature_space(network, training).distance(features)
+            without, _ = run_network(network, images, blind)
+            temporary = path.with_suffix(".partial.npz")
+            np.savez(temporary, rows=rows, logits=logits, without=without, distances=distances)
+            temporary.replace(path)
+        with np.load(path, allow_pickle=False) as saved:
+            return dict(saved)
+
+    def _train(self, name: str, chosen: NDArray[np.intp]) -> keras.Model:
+        if self.config.training.drop_missing_ages:
+            chosen = np.array([index for index in chosen if self.rows[index].patient.age is not None])
+        validation = None
+        if self.config.training.schedule == "plateau":
+            watched = np.array([_is_watched(self.rows[index].lesion_id) for index in chosen])
+            chosen, validation = chosen[~watched], self._training_set(chosen[watched])
+        trainer = Trainer(
+            self.config.network,
+            self.config.training,
+            self._training_set(chosen),
+            self.weights,
+            self.run / name,
+            validation,
+        )
+        trainer.run(lambda progress: self.report(name, progress))
+        return trainer.model
+
+    def _training_set(self, chosen: NDArray[np.intp]) -> TrainingSet:
+        if self._images is None:
+            self._images = load_images(self.folder, self.rows)
+        return TrainingSet(images=self._images[chosen], metadata=self.metadata[chosen], labels=self.labels[chosen])
+
+    def _feature_space(self, network: keras.Model, training: NDArray[np.intp]) -> FeatureSpace:
+        known = training[np.random.default_rng(SEED).permutation(len(training))[:FEATURE_IMAGES]]
+        _, features = run_network(network, self._images_at_input_size(known), self.metadata[known])
+        return fit_feature_space(features, self.labels[known])
+
+    def _images_at_input_size(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        # Decoded as a worker decodes them, not resized from what training keeps.
+        size = (self.config.network.input_size, self.config.network.input_size)
+        return load_images(self.folder, [self.rows[index] for index in rows], size)
+
+
+def _is_watched(lesion_id: str) -> bool:
+    """Say whether a training lesion only steers the plateau schedule: a tenth, none of them in the gate set."""
+    return lesion_hash(lesion_id) % GATE_MODULUS == 1
 
 
 def run_network(
@@ -99,80 +249,3 @@ def run_network(
         logits.append(np.asarray(outputs["logits"]))
         features.append(np.asarray(outputs["features"]))
     return np.concatenate(logits), np.concatenate(features)
-
-
-def build_model(
-    folder: Path,
-    config: BuildConfig,
-    *,
-    weights: Path | str | None,
-    run: Path,
-    report: Callable[[dict[str, float]], None],
-) -> BuiltModel:
-    """Train a model on a folder of labelled images, and calibrate it on the held-out fold.
-
-    The gate set is left out of everything. A run killed half-way goes on from its last epoch.
-
-    Args:
-        folder: Images in HAM10000's layout.
-        config: What to build.
-        weights: Backbone weights, see `model.backbones.build_backbone`.
-        run: Folder of the run's checkpoint and learning curve.
-        report: Called after each epoch.
-
-    Raises:
-        TrainingDataError: The folder's metadata cannot be used.
-    """
-    rows = read_labels(folder)
-    labels = np.array([row.label for row in rows])
-    folds = assign_folds([row.lesion_id for row in rows], labels)
-    training_rows = [row for row, fold in zip(rows, folds, strict=True) if fold not in (-1, config.fold)]
-    held_out = [row for row, fold in zip(rows, folds, strict=True) if fold == config.fold]
-    images, digest = load_images(folder, training_rows)
-    data = TrainingSet(images=images, metadata=_encode(training_rows), labels=_labels(training_rows))
-    trainer = Trainer(config.network, config.training, data, weights, run)
-    trainer.run(report)
-    return _calibrate(folder, config, trainer.model, data.prior(), digest, training_rows, held_out)
-
-
-def _calibrate(
-    folder: Path,
-    config: BuildConfig,
-    network: keras.Model,
-    prior: NDArray[np.float64],
-    digest: str,
-    training_rows: list[LabelledImage],
-    held_out: list[LabelledImage],
-) -> BuiltModel:
-    size = (config.network.input_size, config.network.input_size)
-    chosen = np.random.default_rng(SEED).permutation(len(training_rows))[:FEATURE_IMAGES]
-    known = [training_rows[index] for index in chosen]
-    _, known_features = run_network(network, load_images(folder, known, size)[0], _encode(known))
-    space = fit_feature_space(known_features, _labels(known))
-
-    images, labels = load_images(folder, held_out, size)[0], _labels(held_out)
-    logits, features = run_network(network, images, _encode(held_out))
-    temperature = fit_temperature(logits, prior, labels)
-    probabilities = posterior(logits, prior, temperature)
-    without, _ = run_network(network, images, encode_metadata([UNKNOWN] * len(held_out)))
-    metrics: dict[str, Any] = dict(summarise(probabilities, prior, labels))
-    metrics["without_metadata"] = summarise(posterior(without, prior, temperature), prior, labels)
-    return BuiltModel(
-        network=network,
-        config=config,
-        data_digest=digest,
-        prior=prior,
-        temperature=temperature,
-        operating_point=fit_operating_point(probabilities, labels, [row.lesion_id for row in held_out]),
-        space=space,
-        referral=fit_referral(space.distance(features), balanced_confidence(probabilities, prior), labels),
-        metrics=metrics,
-    )
-
-
-def _encode(rows: list[LabelledImage]) -> NDArray[np.float32]:
-    return encode_metadata([row.patient for row in rows])
-
-
-def _labels(rows: list[LabelledImage]) -> NDArray[np.int64]:
-    return np.array([row.label for row in rows], np.int64)

@@ -21,6 +21,7 @@ METADATA_FILE: Final = "HAM10000_metadata.csv"
 #: Width and height images are kept at while training: small enough for memory, larger than any crop needs.
 CACHED_SIZE: Final = (300, 225)
 MAX_IMAGE_BYTES: Final = 50 * 2**20
+THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class LabelledImage:
         lesion_id: Lesion it shows; several images may show one.
         label: Index in `CLASSES`.
         patient: Age, sex and site.
+        dx_type: How the diagnosis was made ("histo", "follow_up", "consensus", "confocal"), or "" where nothing says.
     """
 
     path: str
@@ -40,6 +42,7 @@ class LabelledImage:
     lesion_id: str
     label: int
     patient: PatientMetadata
+    dx_type: str = ""
 
 
 def read_labels(folder: Path) -> list[LabelledImage]:
@@ -71,12 +74,11 @@ def _read_row(folder: Path, files: dict[str, Path], number: int, row: dict[str, 
         lesion_id=row["lesion_id"],
         label=CLASSES.index(row["dx"]),
         patient=PatientMetadata(age=age, sex=row["sex"], localization=row["localization"]),
+        dx_type=row.get("dx_type") or "",
     )
 
 
-def load_images(
-    folder: Path, rows: list[LabelledImage], size: tuple[int, int] = CACHED_SIZE
-) -> tuple[NDArray[np.uint8], str]:
+def load_images(folder: Path, rows: list[LabelledImage], size: tuple[int, int] = CACHED_SIZE) -> NDArray[np.uint8]:
     """Decode every image once.
 
     Args:
@@ -85,19 +87,35 @@ def load_images(
         size: Width and height in pixels.
 
     Returns:
-        `(n, height, width, 3)` uint8, and the data digest: sha256 over the sorted (image sha256, lesion, label).
+        `(n, height, width, 3)` uint8.
 
     Raises:
         RejectedImage: An image cannot be read; training wants all of them.
     """
     images = np.empty((len(rows), size[1], size[0], 3), np.uint8)
 
-    def load(index: int) -> str:
-        row = rows[index]
-        data = read_image_bytes(folder, row.path, max_bytes=MAX_IMAGE_BYTES)
-        images[index] = decode_image(data, size)
-        return f"{hashlib.sha256(data).hexdigest()} {row.lesion_id} {CLASSES[row.label]}"
+    def load(index: int) -> None:
+        images[index] = decode_image(_read(folder, rows[index]), size)
 
-    with ThreadPoolExecutor(max_workers=4) as threads:
-        lines = sorted(threads.map(load, range(len(rows))))
-    return images, hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        list(threads.map(load, range(len(rows))))
+    return images
+
+
+def digest_data(folder: Path, rows: list[LabelledImage]) -> str:
+    """Name a data set by its content: sha256 over the sorted (image sha256, lesion, label).
+
+    Raises:
+        RejectedImage: An image cannot be read.
+    """
+
+    def line(row: LabelledImage) -> str:
+        return f"{hashlib.sha256(_read(folder, row)).hexdigest()} {row.lesion_id} {CLASSES[row.label]}"
+
+    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        lines = sorted(threads.map(line, rows))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _read(folder: Path, row: LabelledImage) -> bytes:
+    return read_image_bytes(folder, row.path, max_bytes=MAX_IMAGE_BYTES)

@@ -4,7 +4,8 @@ ModelError
 ├── RejectedImage         the file is bad: recorded with its reason, never tried again
 ├── ArchiveUnavailable    the archive's root is away: wait and try again
 ├── ArtifactError         the model's files are not what they claim: install the model again
-└── TrainingDataError     the training folder is not usable: mend it
+├── TrainingDataError     the training folder is not usable: mend it
+└── TrainingDiverged      the loss is no number: lower the rate or look at the data
 """
 
 from __future__ import annotations
@@ -56,3 +57,7 @@ class ArtifactError(ModelError):
 
 class TrainingDataError(ModelError):
     """The training folder cannot be used as it is."""
+
+
+class TrainingDiverged(ModelError):  # noqa: N818 - says what is the case
+    """The loss of a training run stopped being a number."""

@@ -24,6 +24,7 @@ from model.build import BuiltModel
 from model.classifier import golden_input, network_arrays
 from model.engine import FrozenGraph
 from model.errors import ArtifactError
+from model.evaluation import Evaluation
 from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
@@ -65,11 +66,12 @@ def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_
 
 
 def _golden(built: BuiltModel) -> np.ndarray[Any, np.dtype[np.float32]]:
-    size = built.config.network.input_size
+    config = built.config.network
+    size = config.input_size
     engine = FrozenGraph(
         built.network, input_size=size, prior=built.prior, temperature=built.temperature, space=built.space
     )
-    return engine.run(*golden_input(GOLDEN_SEED, size))[0]
+    return engine.run(*golden_input(GOLDEN_SEED, size, config.metadata))[0]
 
 
 def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_sha256: str, golden: Any) -> Manifest:
@@ -86,12 +88,12 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
         training=TrainingPart(
             data_digest=built.data_digest,
             data=data,
-            held_out=f"fold {config.fold} of 5, grouped by lesion, stratified by diagnosis",
+            held_out=built.held_out,
             gate_set_excluded=True,
-            recipe=config.training.model_dump(),
+            recipe={"name": config.recipe, **config.training.model_dump(mode="json")},
             git_commit=git_commit,
         ),
-        metrics=built.metrics,
+        metrics=built.evaluation.model_dump(mode="json"),
         weights_sha256=weights_sha256,
         golden=GoldenPart(seed=GOLDEN_SEED, posterior=tuple(tuple(row) for row in golden.astype(float).tolist())),
     )
@@ -99,9 +101,8 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
 
 def model_card(manifest: Manifest) -> str:
     """Write the model card (Mitchell et al. 2019) from the manifest alone."""
-    metrics, point, referral = manifest.metrics, manifest.operating_point, manifest.referral
-    without = metrics["without_metadata"]
-    recalls = "\n".join(f"| {label} | {metrics['recall'][label]:.3f} |" for label in CLASSES)
+    metrics, point, referral = Evaluation.model_validate(manifest.metrics), manifest.operating_point, manifest.referral
+    recalls = "\n".join(f"| {label} | {metrics.classes[label].sensitivity:.3f} |" for label in CLASSES)
     low, high = point.sensitivity_interval
     return f"""# {manifest.name}
 
@@ -117,20 +118,17 @@ def model_card(manifest: Manifest) -> str:
 | held out | {manifest.training.held_out}; the gate set (a tenth of the lesions) was never seen |
 | weights | float16, sha256 `{manifest.weights_sha256}` |
 
-## On held-out lesions ({metrics["images"]:.0f} images)
-
-The same fold chose temperature, operating point and referral thresholds, so the figures that depend on those are
-slightly optimistic; balanced accuracy and AUC do not depend on them.
+## On held-out lesions ({metrics.images} images of {metrics.lesions} lesions)
 
 | figure | |
 |---|---|
-| balanced accuracy (mean recall) | {metrics["balanced_accuracy"]:.3f} |
-| the same with all metadata removed | {without["balanced_accuracy"]:.3f} |
-| accuracy of `diagnosis` | {metrics["accuracy"]:.3f} |
-| accuracy of the posterior's argmax | {metrics["accuracy_of_posterior"]:.3f} |
-| macro AUC | {metrics["macro_auc"]:.3f} |
-| malignant AUC | {metrics["malignant_auc"]:.3f} |
-| expected calibration error (15 bins) | {metrics["calibration_error"]:.3f} |
+| balanced accuracy (mean recall) | {metrics.balanced_accuracy:.3f} |
+| the same with all metadata removed | {metrics.balanced_accuracy_without_metadata:.3f} |
+| accuracy of `diagnosis` | {metrics.accuracy:.3f} |
+| accuracy of the posterior's argmax | {metrics.accuracy_of_posterior:.3f} |
+| macro AUC | {metrics.macro_auc:.3f} |
+| malignant AUC | {metrics.malignant_auc:.3f} |
+| expected calibration error (15 bins) | {metrics.calibration.top_class:.3f} |
 
 | diagnosis | recall |
 |---|---|

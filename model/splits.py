@@ -14,9 +14,14 @@ GATE_MODULUS: Final = 10
 FOLDS: Final = 5
 
 
+def lesion_hash(lesion_id: str) -> int:
+    """sha256 of a lesion's id as a number, by which lesions are set apart for good."""
+    return int.from_bytes(hashlib.sha256(lesion_id.encode()).digest(), "big")
+
+
 def in_gate_set(lesion_id: str) -> bool:
     """Say whether a lesion belongs to the gate set: sha256(lesion_id) mod 10 = 0."""
-    return int.from_bytes(hashlib.sha256(lesion_id.encode()).digest(), "big") % GATE_MODULUS == 0
+    return lesion_hash(lesion_id) % GATE_MODULUS == 0
 
 
 def assign_folds(lesion_ids: Sequence[str], labels: NDArray[np.int64], *, seed: int = 0) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Training: balanced softmax on cached images, with a checkpoint each epoch."""
+"""Training on images in memory, with a checkpoint each epoch."""
 
 from __future__ import annotations
 
@@ -8,53 +8,103 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from model.augmentation import AUGMENTATIONS
 from model.backbones import freeze_first_blocks
+from model.errors import TrainingDiverged
+from model.folding import training_copy, write_back
 from model.labels import CLASSES
+from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
 from model.metadata import mask_metadata
 from model.network import NetworkConfig, build_network
+from model.schedules import Plateau, cosine_rate
 
 CHECKPOINT: Final = "checkpoint.npz"
 CURVES: Final = "curves.jsonl"
 
 
-class TrainingConfig(BaseModel):
-    """The recipe.
+class Stage(BaseModel):
+    """Epochs at one image size: the first ones learn as well from small images, at a fraction of the cost.
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images a step.
-        learning_rate: Peak rate of the backbone; the head takes `head_factor` times that.
-        head_factor: Rate of the head against the backbone's.
-        warmup_steps: Linear rise to the peak; a cosine then falls to 1e-6.
-        weight_decay: Decoupled decay (AdamW).
-        clip_norm: Global gradient norm.
-        smoothing: Label smoothing.
-        ema: Decay of the averaged weights a step; the averaged weights are the result.
-        statistics_batches: Batches the BatchNorm statistics are estimated from once the weights are averaged.
-        seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it exactly.
+        size: Height and width in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = 16
-    batch_size: int = 32
-    learning_rate: float = 3e-4
+    epochs: int
+    size: int
+
+
+class TrainingConfig(BaseModel):
+    """How a network is trained; `model.recipes` names the ones in use.
+
+    Attributes:
+        stages: Epochs and the image size they are shown at, in turn.
+        batch_size: Images a step.
+        images_an_epoch: None for every image once; more draws the rest from the classes other than nv, each class as
+            likely as another.
+        learning_rate: Peak rate of the backbone; the head takes `head_factor` times that.
+        head_factor: Rate of the head against the backbone's.
+        schedule: "cosine" with `warmup_steps`, or the notebooks' "plateau" on the validation loss.
+        warmup_steps: Linear rise to the peak.
+        epsilon: Adam's. At 0.1 (the paper's) the steps depend on the scale of the loss, at 1e-7 they do not.
+        weight_decay: Decoupled decay (AdamW).
+        clip_norm: Global gradient norm; None leaves gradients alone.
+        loss: "balanced-softmax", or "weighted" cross-entropy.
+        class_weights: Weights of the weighted loss; None takes W_c of the training rows.
+        smoothing: Label smoothing.
+        ema: Decay of the averaged weights a step, which are the result; 0 takes the last weights.
+        batch_norm: "frozen" keeps ImageNet's statistics, folded into the convolutions; "trained" follows each batch.
+        freeze_first_blocks: Whether the stem and first blocks stay as ImageNet made them.
+        augmentation: A key of `model.augmentation.AUGMENTATIONS`.
+        mask_metadata: Whether metadata fields are hidden at random, so that their absence means nothing.
+        drop_missing_ages: Whether rows without an age are left out of training (the paper's way).
+        seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stages: tuple[Stage, ...] = (Stage(epochs=4, size=128), Stage(epochs=6, size=160), Stage(epochs=8, size=224))
+    batch_size: int = 16
+    images_an_epoch: int | None = None
+    learning_rate: float = 2e-4
     head_factor: float = 5.0
+    schedule: Literal["cosine", "plateau"] = "cosine"
     warmup_steps: int = 300
+    epsilon: float = 1e-7
     weight_decay: float = 0.02
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
+    loss: Literal["balanced-softmax", "weighted"] = "balanced-softmax"
+    class_weights: tuple[float, ...] | None = None
     smoothing: float = 0.05
     ema: float = 0.999
-    statistics_batches: int = 64
+    batch_norm: Literal["frozen", "trained"] = "frozen"
+    freeze_first_blocks: bool = True
+    augmentation: Literal["none", "crops", "affine"] = "crops"
+    mask_metadata: bool = True
+    drop_missing_ages: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _averages_fit_statistics(self) -> TrainingConfig:
+        if self.ema and self.batch_norm == "trained":
+            # Running statistics belong to the last weights: under averaged ones balanced accuracy fell from .70 to .22.
+            raise ValueError("averaged weights need batch_norm = frozen")
+        return self
+
+    @property
+    def sizes(self) -> list[int]:
+        """Height and width of each epoch's images."""
+        return [stage.size for stage in self.stages for _ in range(stage.epochs)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,35 +123,26 @@ class TrainingSet:
 
     def prior(self) -> NDArray[np.float64]:
         """Class frequencies, `(7,)`, each at least one image's share."""
-        counts = np.maximum(np.bincount(self.labels, minlength=len(CLASSES)), 1)
-        return counts / counts.sum()
+        return class_prior(self.labels)
 
 
-def random_views(generator: np.random.Generator, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw crops and colour changes for `count` images.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run stands.
 
-    Returns:
-        Boxes `(count, 4)` float32 as `crop_and_resize` takes them (area 0.5 to 1, aspect 3/4 to 4/3, flipped both
-        ways at random), and colour matrices `(count, 3, 3)` float32: brightness, saturation and a per-channel gain.
+    Attributes:
+        epoch: Epochs done.
+        epochs: Epochs in all.
+        step: Steps done in the present epoch.
+        steps: Steps of an epoch.
+        row: At an epoch's end, its line of the learning curve.
     """
-    area = generator.uniform(0.5, 1.0, count)
-    aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3), count))
-    height = np.minimum(np.sqrt(area / aspect), 1.0)
-    width = np.minimum(np.sqrt(area * aspect), 1.0)
-    top = generator.uniform(0.0, 1.0 - height)
-    left = generator.uniform(0.0, 1.0 - width)
-    rows = np.stack([top, top + height], axis=1)
-    columns = np.stack([left, left + width], axis=1)
-    flips = generator.integers(0, 2, (2, count)).astype(bool)
-    rows[flips[0]] = rows[flips[0], ::-1]
-    columns[flips[1]] = columns[flips[1], ::-1]
-    boxes = np.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]], axis=1)
-    brightness = generator.uniform(0.85, 1.15, count)[:, None, None]
-    saturation = generator.uniform(0.8, 1.2, count)[:, None, None]
-    gains = generator.uniform(0.93, 1.07, (count, 1, 3))
-    grey = np.full((3, 3), 1 / 3)
-    colours = brightness * (saturation * np.eye(3) + (1 - saturation) * grey) * gains
-    return boxes.astype(np.float32), colours.astype(np.float32)
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    row: dict[str, float] | None = None
 
 
 class Trainer:
@@ -113,6 +154,7 @@ class Trainer:
         data: Training rows.
         weights: Backbone weights, see `build_backbone`.
         folder: Where the checkpoint and the curves are written.
+        validation: Rows the validation loss is computed on each epoch; the plateau schedule needs them.
     """
 
     def __init__(
@@ -122,114 +164,159 @@ class Trainer:
         data: TrainingSet,
         weights: Path | str | None,
         folder: Path,
+        validation: TrainingSet | None = None,
     ) -> None:
-        self.config, self.data, self.folder = config, data, folder
-        self.input_size = network.input_size
+        self.config, self.data, self.folder, self.validation = config, data, folder, validation
+        keras.utils.set_random_seed(config.seed)
         self.model = build_network(network, weights)
-        backbone = self.model.get_layer("backbone")
-        freeze_first_blocks(backbone, network.backbone)
+        self._copy = training_copy(self.model, fold=config.batch_norm == "frozen")
+        backbone = self._copy.get_layer("backbone")
+        if config.freeze_first_blocks:
+            freeze_first_blocks(backbone, network.backbone)
+        if config.batch_norm == "frozen":
+            for layer in backbone.layers:
+                # Those that could not be folded keep ImageNet's statistics as well: frozen is inference mode to Keras.
+                layer.trainable = layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
         self.backbone_variables = backbone.trainable_variables
         ours = {id(v) for v in self.backbone_variables}
-        self.head_variables = [v for v in self.model.trainable_variables if id(v) not in ours]
-        self.averages = [tf.Variable(v.value, trainable=False) for v in self._trained()]
-        self.steps_an_epoch = len(data.labels) // config.batch_size
-        self.optimizers = [self._optimizer(1.0), self._optimizer(config.head_factor)]
+        self.head_variables = [v for v in self._copy.trainable_variables if id(v) not in ours]
+        self.averages = [tf.Variable(v.value, trainable=False) for v in self._trained() if config.ema]
+        self.steps_an_epoch = max((config.images_an_epoch or len(data.labels)) // config.batch_size, 1)
+        self.optimizers = [
+            keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, epsilon=config.epsilon)
+            for _ in range(2)
+        ]
         for optimizer, variables in zip(self.optimizers, (self.backbone_variables, self.head_variables), strict=True):
             optimizer.build(variables)
-        self.log_prior = tf.constant(np.log(data.prior()), tf.float32)
+        self._shift, self._weights = self._loss_terms()
+        self._augmentation = AUGMENTATIONS[config.augmentation]
+        self.plateau = Plateau(rate=config.learning_rate)
         self.epoch = 0
+        # The size is a Python number: one graph for each.
         self._step = tf.function(self._train_step)
 
     def _trained(self) -> list[Any]:
         return [*self.backbone_variables, *self.head_variables]
 
-    def _optimizer(self, factor: float) -> Any:
-        steps = self.steps_an_epoch * self.config.epochs
-        peak = self.config.learning_rate * factor
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(steps - self.config.warmup_steps, 1),
-            alpha=1e-6 / peak,
-            warmup_target=peak,
-            warmup_steps=self.config.warmup_steps,
-        )
-        return keras.optimizers.AdamW(schedule, weight_decay=self.config.weight_decay, epsilon=1e-7)
+    def _loss_terms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self.config.loss == "balanced-softmax":
+            return np.log(self.data.prior()), np.ones(len(CLASSES))
+        weights = self.config.class_weights
+        return np.zeros(len(CLASSES)), np.array(weights) if weights else balanced_weights(self.data.labels)
 
-    def _train_step(self, images: Any, metadata: Any, labels: Any, boxes: Any, colours: Any, turned: Any) -> Any:
-        size = self.input_size
-        views = tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (size, size))
-        views = tf.cond(turned, lambda: tf.transpose(views, [0, 2, 1, 3]), lambda: views)
-        views = tf.einsum("nhwc,ncd->nhwd", views, colours)
-        views = tf.clip_by_value(views, 0.0, 255.0) / 127.5 - 1.0
-        smoothing = self.config.smoothing
-        targets = tf.one_hot(labels, len(CLASSES)) * (1.0 - smoothing) + smoothing / len(CLASSES)
+    def _loss(self, outputs: Any, labels: Any, smoothing: float) -> Any:
+        return cross_entropy(outputs["logits"], labels, shift=self._shift, weights=self._weights, smoothing=smoothing)
+
+    def _train_step(self, size: int, images: Any, metadata: Any, labels: Any, *drawn: Any) -> Any:
+        views = self._augmentation.apply(images, size, *drawn) / 127.5 - 1.0
         with tf.GradientTape() as tape:
-            logits = self.model([views, metadata], training=True)["logits"] + self.log_prior
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+            loss = self._loss(self._copy([views, metadata], training=True), labels, self.config.smoothing)
         variables = self._trained()
-        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, [v.value for v in variables]), self.config.clip_norm)
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        if self.config.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
         cut = len(self.backbone_variables)
         self.optimizers[0].apply(gradients[:cut], self.backbone_variables)
         self.optimizers[1].apply(gradients[cut:], self.head_variables)
-        # Early on the average follows closely, so that the random head does not linger in it.
-        step = tf.cast(self.optimizers[0].iterations.value, tf.float32)
-        decay = tf.minimum(self.config.ema, (1.0 + step) / (10.0 + step))
-        for average, variable in zip(self.averages, variables, strict=True):
-            average.assign(decay * average + (1.0 - decay) * variable.value)
+        if self.config.ema:
+            # Early on the average follows closely, so that the random head does not linger in it.
+            step = tf.cast(self.optimizers[0].iterations.value, tf.float32)
+            decay = tf.minimum(self.config.ema, (1.0 + step) / (10.0 + step))
+            for average, variable in zip(self.averages, variables, strict=True):
+                average.assign(decay * average + (1.0 - decay) * variable.value)
         return loss
 
-    def run(self, report: Callable[[dict[str, float]], None], *, until: Callable[[], bool] = lambda: False) -> None:
-        """Train to the last epoch, with a checkpoint after each.
+    def run(self, report: Callable[[Progress], None], *, until: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last epoch, with a checkpoint after each; then `model` holds the result.
 
         Args:
-            report: Called after each epoch with its number, loss and seconds.
+            report: Called after each step, and after each epoch with its row: epoch, loss, seconds and, with
+                validation rows, validation_loss.
             until: Asked after each epoch; True stops the run early, to be resumed later.
+
+        Raises:
+            TrainingDiverged: The loss of an epoch is no number.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._restore()
-        while self.epoch < self.config.epochs and not until():
-            started = time.monotonic()
-            losses = [self._step(*batch) for batch in self._batches()]
-            self.epoch += 1
-            self._save()
-            row = {
-                "epoch": self.epoch,
-                "loss": float(np.mean([float(loss) for loss in losses])),
-                "seconds": time.monotonic() - started,
-            }
+        epochs = len(self.config.sizes)
+        while self.epoch < epochs and not self.plateau.stopped and not until():
+            row = self._run_epoch(report)
             with (self.folder / CURVES).open("a", encoding="utf-8") as curves:
                 curves.write(json.dumps(row) + "\n")
-            report(row)
-        self._take_averages()
-        self._estimate_statistics()
+            report(Progress(epoch=self.epoch, epochs=epochs, step=0, steps=self.steps_an_epoch, row=row))
+        self._finish()
+
+    def _run_epoch(self, report: Callable[[Progress], None]) -> dict[str, float]:
+        started = time.monotonic()
+        size, epochs = self.config.sizes[self.epoch], len(self.config.sizes)
+        losses = []
+        for step, batch in enumerate(self._batches()):
+            self._set_rates(self.epoch * self.steps_an_epoch + step)
+            losses.append(self._step(size, *batch))
+            report(Progress(epoch=self.epoch, epochs=epochs, step=step + 1, steps=self.steps_an_epoch))
+        loss = float(np.mean([float(one) for one in losses]))
+        if not np.isfinite(loss):
+            raise TrainingDiverged(f"The training loss of epoch {self.epoch + 1} is no number: lower the rate.")
+        row = {"epoch": self.epoch + 1, "size": size, "loss": loss}
+        if self.validation is not None:
+            row["validation_loss"] = self._mean_loss(self.validation, size)
+            if self.config.schedule == "plateau":
+                self.plateau.observe(row["validation_loss"])
+        self.epoch += 1
+        self._save()
+        return {**row, "seconds": time.monotonic() - started}
+
+    def _set_rates(self, step: int) -> None:
+        rate = self.plateau.rate
+        if self.config.schedule == "cosine":
+            steps = self.steps_an_epoch * len(self.config.sizes)
+            rate = cosine_rate(self.config.learning_rate, step, steps, self.config.warmup_steps)
+        self.optimizers[0].learning_rate.assign(rate)
+        self.optimizers[1].learning_rate.assign(rate * self.config.head_factor)
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         generator = np.random.default_rng([self.config.seed, self.epoch])
-        order = generator.permutation(len(self.data.labels))
+        order = self._order(generator)
         size = self.config.batch_size
         for step in range(self.steps_an_epoch):
             rows = np.sort(order[step * size : (step + 1) * size])
-            boxes, colours = random_views(generator, len(rows))
-            metadata = mask_metadata(self.data.metadata[rows], generator)
-            yield (
-                tf.constant(self.data.images[rows]),
-                tf.constant(metadata),
-                tf.constant(self.data.labels[rows]),
-                tf.constant(boxes),
-                tf.constant(colours),
-                tf.constant(bool(generator.integers(0, 2))),
-            )
+            drawn = self._augmentation.draw(generator, len(rows))
+            metadata = self.data.metadata[rows]
+            if self.config.mask_metadata:
+                metadata = mask_metadata(metadata, generator)
+            batch = (self.data.images[rows], metadata, self.data.labels[rows], *drawn)
+            yield tuple(tf.constant(part) for part in batch)
+
+    def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        labels, wanted = self.data.labels, self.config.images_an_epoch
+        if wanted is None:
+            return generator.permutation(len(labels))
+        rare = np.flatnonzero(labels != CLASSES.index("nv"))
+        chances = balanced_weights(labels)[labels[rare]]
+        extra = generator.choice(rare, max(wanted - len(labels), 0), p=chances / chances.sum())
+        return generator.permutation(np.concatenate([np.arange(len(labels)), extra]))[:wanted]
+
+    def _mean_loss(self, data: TrainingSet, size: int) -> float:
+        losses = []
+        for start in range(0, len(data.labels), self.config.batch_size):
+            rows = slice(start, start + self.config.batch_size)
+            views = tf.image.resize(data.images[rows], (size, size)) / 127.5 - 1.0
+            outputs = self._copy([views, tf.constant(data.metadata[rows])], training=False)
+            losses.append(float(self._loss(outputs, data.labels[rows], 0.0)) * len(data.labels[rows]))
+        return sum(losses) / len(data.labels)
 
     def _state(self) -> list[Any]:
-        optimizers = [v.value for optimizer in self.optimizers for v in optimizer.variables]
-        return [*(v.value for v in self._trained()), *self.averages, *optimizers]
+        # Every variable of the network: batch statistics and the state of dropout among them.
+        network = [v.value for v in self._copy.variables]
+        return [*network, *self.averages, *(v.value for one in self.optimizers for v in one.variables)]
 
     def _save(self) -> None:
         path = self.folder / CHECKPOINT
         temporary = path.with_suffix(".partial")
         with temporary.open("wb") as file:
             arrays = {f"v{index}": value.numpy() for index, value in enumerate(self._state())}
-            np.savez(file, epoch=self.epoch, **arrays)
+            np.savez(file, epoch=self.epoch, plateau=self.plateau.state(), **arrays)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -240,29 +327,26 @@ class Trainer:
             return
         with np.load(path, allow_pickle=False) as saved:
             self.epoch = int(saved["epoch"])
+            self.plateau.restore(saved["plateau"])
             for index, value in enumerate(self._state()):
                 value.assign(saved[f"v{index}"])
 
-    def start_averages(self) -> None:
-        """Let the averaged weights start at the present ones, after weights were loaded from elsewhere."""
-        for average, variable in zip(self.averages, self._trained(), strict=True):
+    def start_from(self, weights: Path) -> None:
+        """Start at the weights of another trained network of the same architecture (`.weights.h5`)."""
+        self.model.load_weights(weights)
+        fresh = training_copy(self.model, fold=self.config.batch_norm == "frozen")
+        self._copy.set_weights(fresh.get_weights())
+        for average, variable in zip(self.averages, self._trained(), strict=False):
             average.assign(variable.value)
 
-    def _take_averages(self) -> None:
-        for average, variable in zip(self.averages, self._trained(), strict=True):
+    def _finish(self) -> None:
+        last = [v.value.numpy() for v in self._trained()]
+        for average, variable in zip(self.averages, self._trained(), strict=False):
             variable.assign(average)
-
-    def _estimate_statistics(self) -> None:
-        # BatchNorm of the trainable blocks follows each batch while training. ImageNet's statistics do not fit skin,
-        # and running ones belong to the weights before averaging: on held-out lesions they cost 4 points of balanced
-        # accuracy against statistics of whole training images under the final weights.
-        backbone = self.model.get_layer("backbone")
-        layers = [one for one in backbone.layers if isinstance(one, keras.layers.BatchNormalization) and one.trainable]
-        order = np.random.default_rng(self.config.seed).permutation(len(self.data.labels))
-        size = (self.input_size, self.input_size)
-        for step in range(min(self.config.statistics_batches, self.steps_an_epoch)):
-            rows = np.sort(order[step * self.config.batch_size : (step + 1) * self.config.batch_size])
-            # A running mean with this momentum is the plain mean of all batches so far.
-            for layer in layers:
-                layer.momentum = step / (step + 1)
-            backbone(tf.image.resize(self.data.images[rows], size) / 127.5 - 1.0, training=True)
+        write_back(self._copy, self.model)
+        # A run that was stopped early goes on from its last weights, not from their average.
+        for value, variable in zip(last, self._trained(), strict=True):
+            variable.assign(value)
+        kernel, bias = self.model.get_layer("classifier").get_weights()
+        offset = prior_free_offset(self.data.prior(), self._shift, self._weights)
+        self.model.get_layer("classifier").set_weights([kernel, bias + (offset - offset.mean()).astype(np.float32)])

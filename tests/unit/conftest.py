@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 from model.build import BuildConfig, BuiltModel
-from model.calibration import (
-    balanced_confidence,
-    fit_feature_space,
-    fit_operating_point,
-    fit_referral,
-    posterior,
-)
-from model.labels import CLASSES
+from model.calibration import fit_feature_space
+from model.crossfit import HeldOut
+from model.evaluation import evaluate_out_of_fold
+from model.metadata import PatientMetadata
 from model.network import NetworkConfig, build_network
 from model.package import package_model
 
@@ -29,20 +25,28 @@ def built_model() -> BuiltModel:
     labels = np.arange(400) % 7
     features = generator.normal(0, 1, (400, network.output["features"].shape[-1])).astype(np.float32)
     space = fit_feature_space(features, labels)
-    prior = np.array([0.04, 0.06, 0.11, 0.02, 0.11, 0.64, 0.02])
-    posteriors = posterior(generator.normal(0, 1, (400, 7)), prior)
-    figures = ("images", "balanced_accuracy", "accuracy", "accuracy_of_posterior", "macro_auc", "malignant_auc")
-    metrics = dict.fromkeys((*figures, "calibration_error"), 0.5) | {"recall": dict.fromkeys(CLASSES, 0.5)}
+    held_out = HeldOut(
+        logits=generator.normal(0, 1, (400, 7)),
+        distances=space.distance(features),
+        labels=labels,
+        lesion_ids=[str(index) for index in range(400)],
+        folds=np.arange(400) % 5,
+        patients=[PatientMetadata(age=50)] * 400,
+        dx_types=["histo"] * 400,
+        prior=np.array([0.04, 0.06, 0.11, 0.02, 0.11, 0.64, 0.02]),
+    )
+    fitted, evaluation = evaluate_out_of_fold(held_out, draws=20)
     return BuiltModel(
         network=network,
         config=config,
+        held_out="noise",
         data_digest="0" * 64,
-        prior=prior,
+        prior=held_out.prior,
         temperature=1.3,
-        operating_point=fit_operating_point(posteriors, labels, [str(index) for index in range(400)]),
+        operating_point=fitted.operating_point,
         space=space,
-        referral=fit_referral(space.distance(features), balanced_confidence(posteriors, prior), labels),
-        metrics=metrics | {"without_metadata": metrics},
+        referral=fitted.referral,
+        evaluation=evaluation,
     )
 
 
