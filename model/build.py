@@ -109,7 +109,7 @@ class Workshop:
         self.rows = [row for row, fold in zip(rows, folds, strict=True) if fold >= 0]
         self.folds = folds[folds >= 0]
         self.labels = np.array([row.label for row in self.rows], np.int64)
-        self.metadata = encode_metadata([row.patient for row in self.rows])
+        self.metadata = encode_metadata([row.patient for row in self.rows], config.network.metadata)
         self._images: NDArray[np.uint8] | None = None
         self._claim_run()
 
@@ -180,7 +180,7 @@ class Workshop:
             rows = np.flatnonzero(self.folds == fold)
             images = self._images_at_input_size(rows)
             logits, features = run_network(network, images, self.metadata[rows])
-            blind = encode_metadata([UNKNOWN] * len(rows))
+            blind = encode_metadata([UNKNOWN] * len(rows), self.config.network.metadata)
             distances = self._feature_space(network, training).distance(features)
             without, _ = run_network(network, images, blind)
             temporary = path.with_suffix(".partial.npz")
@@ -236,7 +236,7 @@ def run_network(
     Args:
         network: From `build_network`.
         images: `(n, s, s, 3)` uint8.
-        metadata: `(n, WIDTH)` float32.
+        metadata: `(n, width)` float32.
         batch: Images a step.
 
     Returns:

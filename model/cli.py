@@ -15,7 +15,6 @@ from model.errors import ModelError, RejectedImage
 from model.labels import CLASSES
 
 if TYPE_CHECKING:
-    from model.build import BuildConfig
     from model.classifier import Classifier
     from model.metadata import PatientMetadata
 
@@ -181,10 +180,11 @@ def train(
     from model.build import Workshop
     from model.package import package_model
     from model.progress import TrainingBars
+    from model.recipes import configure
 
     if out.exists():
         raise ModelError("The artifact's folder exists already: name a new one.")
-    config = _config(**choices)
+    config = configure(**choices)
     with TrainingBars() as bars:
         built = Workshop(data, config, weights=weights, run=run, report=bars.show).build(fold)
     manifest = package_model(built, out, name=name, data=describe_data, git_commit=_commit())
@@ -200,22 +200,15 @@ def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int,
     from model.build import Workshop
     from model.evaluation import evaluate_out_of_fold
     from model.progress import TrainingBars
+    from model.recipes import configure
     from model.splits import FOLDS
 
-    config = _config(**choices)
+    config = configure(**choices)
     with TrainingBars() as bars:
         workshop = Workshop(data, config, weights=weights, run=run, report=bars.show)
         held_out = workshop.cross_validate(folds or range(FOLDS))
     _, evaluation = evaluate_out_of_fold(held_out)
     click.echo(evaluation.model_dump_json(indent=1))
-
-
-def _config(
-    recipe: str, backbone: str | None, input_size: int | None, stages: list[tuple[int, int]] | None
-) -> BuildConfig:
-    from model.recipes import change_recipe, find_recipe
-
-    return change_recipe(find_recipe(recipe), backbone=backbone, input_size=input_size, stages=stages)
 
 
 def _commit() -> str:

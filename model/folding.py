@@ -24,8 +24,8 @@ class Folded(layers.Layer):
         return features
 
 
-def training_copy(network: keras.Model, *, fold: bool) -> keras.Model:
-    """Copy a network for training at any input size.
+def training_copy(network: keras.Model, *, fold: bool, any_size: bool = True) -> keras.Model:
+    """Copy a network for training.
 
     Where `fold` is set, each BatchNorm of the backbone behind a convolution is folded into it. One that no
     convolution alone feeds (before an activation in DenseNet, say) stays, with ImageNet's statistics, scale and
@@ -34,21 +34,21 @@ def training_copy(network: keras.Model, *, fold: bool) -> keras.Model:
     Args:
         network: From `model.network.build_network`; it is left as it is.
         fold: Whether to fold.
+        any_size: Whether the copy takes images of any size; a head that flattens its maps cannot.
 
     Returns:
         A network of the same inputs and outputs in inference mode, to rounding, whose layers have the same names.
     """
     backbone = network.get_layer("backbone")
-    copied = _copy_backbone(backbone, _foldable(backbone) if fold else {})
+    copied = _copy_backbone(backbone, _foldable(backbone) if fold else {}, any_size=any_size)
 
     def clone(layer: layers.Layer) -> layers.Layer:
         return copied if layer is backbone else layer.__class__.from_config(layer.get_config())
 
-    metadata = network.inputs[1]
-    inputs = [keras.Input((None, None, 3), name="image"), keras.Input(metadata.shape[1:], name="metadata")]
+    inputs = [_image_input(network.inputs[0], any_size=any_size), keras.Input(network.inputs[1].shape[1:])]
     copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=clone)
     for layer in network.layers:
-        if layer is not backbone:
+        if layer is not backbone and layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
     return copy
 
@@ -64,7 +64,7 @@ def write_back(copy: keras.Model, network: keras.Model) -> None:
         network: The network it was made from; its weights are replaced.
     """
     for layer in network.layers:
-        if layer.name != "backbone":
+        if layer.name != "backbone" and layer.weights:
             layer.set_weights(copy.get_layer(layer.name).get_weights())
     backbone, source = network.get_layer("backbone"), copy.get_layer("backbone")
     norms = {
@@ -81,7 +81,9 @@ def write_back(copy: keras.Model, network: keras.Model) -> None:
             layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
-def _copy_backbone(backbone: keras.Model, norms: dict[str, layers.BatchNormalization]) -> keras.Model:
+def _copy_backbone(
+    backbone: keras.Model, norms: dict[str, layers.BatchNormalization], *, any_size: bool
+) -> keras.Model:
     def clone(layer: layers.Layer) -> layers.Layer:
         if layer in norms.values():
             return Folded(name=layer.name)
@@ -90,7 +92,7 @@ def _copy_backbone(backbone: keras.Model, norms: dict[str, layers.BatchNormaliza
             config["use_bias"] = True
         return layer.__class__.from_config(config)
 
-    inputs = keras.tree.map_structure(lambda tensor: keras.Input((None, None, tensor.shape[-1])), backbone.input)
+    inputs = keras.tree.map_structure(lambda tensor: _image_input(tensor, any_size=any_size), backbone.input)
     copied = keras.models.clone_model(backbone, input_tensors=inputs, clone_function=clone)
     for layer in backbone.layers:
         if layer.name in norms:
@@ -98,6 +100,10 @@ def _copy_backbone(backbone: keras.Model, norms: dict[str, layers.BatchNormaliza
         elif layer not in norms.values() and layer.weights:
             copied.get_layer(layer.name).set_weights(layer.get_weights())
     return copied
+
+
+def _image_input(tensor: Any, *, any_size: bool) -> Any:
+    return keras.Input((None, None, tensor.shape[-1]) if any_size else tensor.shape[1:])
 
 
 def _foldable(backbone: keras.Model) -> dict[str, layers.BatchNormalization]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, cast
 
+from model.architectures import recipe_network
+from model.backbones import BACKBONES, BackboneName
 from model.build import BuildConfig
 from model.errors import ModelError
-from model.network import NetworkConfig
+from model.labels import CLASSES
 from model.training import Stage, TrainingConfig
 
 
@@ -18,53 +20,103 @@ class Recipe:
     Attributes:
         summary: What it is, in a line.
         version: Counts changes.
-        config: What it builds.
+        backbone: Where nothing else is asked for.
+        training: How it trains; `model.architectures.recipe_network` says what.
     """
 
     summary: str
     version: int
-    config: BuildConfig
+    backbone: BackboneName
+    training: TrainingConfig
 
+
+#: What both of the paper's recipes share: its notebooks train the whole network with Keras's `fit`, in batches of ten,
+#: for at most 150 epochs.
+_NOTEBOOKS: Final = TrainingConfig(
+    stages=(Stage(epochs=150, size=224),),
+    batch_size=10,
+    learning_rate=1e-3,
+    head_factor=1.0,
+    schedule="plateau",
+    warmup_steps=0,
+    epsilon=0.1,
+    weight_decay=0.0,
+    clip_norm=None,
+    loss="weighted",
+    smoothing=0.0,
+    ema=0.0,
+    batch_norm="trained",
+    freeze_first_blocks=False,
+    augmentation="none",
+    mask_metadata=False,
+    drop_missing_ages=True,
+)
 
 RECIPES: Final = {
     "default": Recipe(
         summary="ours: balanced softmax, growing images, masked metadata, averaged weights",
         version=1,
-        config=BuildConfig(recipe="default", network=NetworkConfig(input_size=224), training=TrainingConfig()),
+        backbone="MobileNetV2",
+        training=TrainingConfig(),
+    ),
+    "paper-metadata": Recipe(
+        summary="Nguyen, Bui & Do 2022: metadata and a loss weighted by class frequency",
+        version=1,
+        backbone="MobileNetV3Large",
+        training=_NOTEBOOKS,
+    ),
+    "paper-augmented": Recipe(
+        summary="Nguyen, Bui & Do 2022, after Datta et al. 2021: 18 015 augmented images, melanoma weighted five times",
+        version=1,
+        backbone="InceptionResNetV2",
+        training=_NOTEBOOKS.model_copy(
+            update={
+                "learning_rate": 1e-2,
+                "class_weights": tuple(5.0 if name == "mel" else 1.0 for name in CLASSES),
+                "augmentation": "affine",
+                # Neither paper says how the images are shared among the classes.
+                "images_an_epoch": 18_015,
+                "drop_missing_ages": False,
+            }
+        ),
     ),
 }
 
 
-def find_recipe(name: str) -> BuildConfig:
-    """Return a recipe's configuration.
-
-    Raises:
-        ModelError: There is none of that name.
-    """
-    if name not in RECIPES:
-        raise ModelError(f"There is no recipe {name!r}; there are: {', '.join(RECIPES)}.")
-    return RECIPES[name].config
-
-
-def change_recipe(
-    config: BuildConfig,
+def configure(
+    recipe: str = "default",
     *,
     backbone: str | None = None,
     input_size: int | None = None,
     stages: list[tuple[int, int]] | None = None,
 ) -> BuildConfig:
-    """Change what a person asked for, and leave the rest of a recipe as it is.
+    """Take a recipe, and change what a person asked for.
 
     Args:
-        config: The recipe.
-        backbone: Another backbone.
+        recipe: A key of `RECIPES`.
+        backbone: Another backbone than the recipe's.
         input_size: Another height and width in pixels when scoring.
-        stages: Pairs of epochs and image size.
+        stages: Pairs of epochs and image size. A network that flattens its maps is shown every image at its own
+            input size.
+
+    Raises:
+        ModelError: There is no such recipe or backbone.
     """
-    asked: dict[str, Any] = {"backbone": backbone, "input_size": input_size}
-    network = config.network.model_dump() | {key: value for key, value in asked.items() if value is not None}
-    training = config.training
+    if recipe not in RECIPES:
+        raise ModelError(f"There is no recipe {recipe!r}; there are: {', '.join(RECIPES)}.")
+    if backbone is not None and backbone not in BACKBONES:
+        raise ModelError(f"There is no backbone {backbone!r}; there are: {', '.join(BACKBONES)}.")
+    chosen = RECIPES[recipe]
+    network = recipe_network(recipe, cast("BackboneName", backbone or chosen.backbone))
+    if input_size is not None:
+        network = network.model_copy(update={"input_size": input_size})
+    sizes = chosen.training.stages
     if stages is not None:
-        chosen = tuple(Stage(epochs=epochs, size=size) for epochs, size in stages)
-        training = training.model_copy(update={"stages": chosen})
-    return config.model_copy(update={"network": NetworkConfig.model_validate(network), "training": training})
+        sizes = tuple(Stage(epochs=epochs, size=size) for epochs, size in stages)
+    if network.head == "flatten":
+        sizes = tuple(stage.model_copy(update={"size": network.input_size}) for stage in sizes)
+    return BuildConfig(
+        recipe=f"{recipe}, version {chosen.version}",
+        network=network,
+        training=chosen.training.model_copy(update={"stages": sizes}),
+    )

@@ -22,8 +22,8 @@ from model.errors import TrainingDiverged
 from model.folding import training_copy, write_back
 from model.labels import CLASSES
 from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
-from model.metadata import mask_metadata
-from model.network import NetworkConfig, build_network
+from model.metadata import MetadataEncoding, mask_metadata
+from model.network import NetworkConfig, build_network, fit_age
 from model.schedules import Plateau, cosine_rate
 
 CHECKPOINT: Final = "checkpoint.npz"
@@ -113,7 +113,7 @@ class TrainingSet:
 
     Attributes:
         images: `(n, 225, 300, 3)` uint8 RGB.
-        metadata: `(n, WIDTH)` float32 from `encode_metadata`.
+        metadata: `(n, width)` float32 from `encode_metadata`, in the network's encoding.
         labels: `(n,)` int64 class indices.
     """
 
@@ -169,7 +169,9 @@ class Trainer:
         self.config, self.data, self.folder, self.validation = config, data, folder, validation
         keras.utils.set_random_seed(config.seed)
         self.model = build_network(network, weights)
-        self._copy = training_copy(self.model, fold=config.batch_norm == "frozen")
+        fit_age(self.model, data.metadata)
+        self._encoding: MetadataEncoding = network.metadata
+        self._copy = training_copy(self.model, fold=config.batch_norm == "frozen", any_size=network.head == "pooled")
         backbone = self._copy.get_layer("backbone")
         if config.freeze_first_blocks:
             freeze_first_blocks(backbone, network.backbone)
@@ -284,7 +286,7 @@ class Trainer:
             drawn = self._augmentation.draw(generator, len(rows))
             metadata = self.data.metadata[rows]
             if self.config.mask_metadata:
-                metadata = mask_metadata(metadata, generator)
+                metadata = mask_metadata(metadata, generator, encoding=self._encoding)
             batch = (self.data.images[rows], metadata, self.data.labels[rows], *drawn)
             yield tuple(tf.constant(part) for part in batch)
 
@@ -330,14 +332,6 @@ class Trainer:
             self.plateau.restore(saved["plateau"])
             for index, value in enumerate(self._state()):
                 value.assign(saved[f"v{index}"])
-
-    def start_from(self, weights: Path) -> None:
-        """Start at the weights of another trained network of the same architecture (`.weights.h5`)."""
-        self.model.load_weights(weights)
-        fresh = training_copy(self.model, fold=self.config.batch_norm == "frozen")
-        self._copy.set_weights(fresh.get_weights())
-        for average, variable in zip(self.averages, self._trained(), strict=False):
-            average.assign(variable.value)
 
     def _finish(self) -> None:
         last = [v.value.numpy() for v in self._trained()]

@@ -14,11 +14,13 @@ from model.classifier import Classifier
 from model.cli import main
 from model.errors import TrainingDataError
 from model.network import NetworkConfig
+from model.recipes import RECIPES, configure
 from model.splits import in_gate_set
 from model.synthetic import synthesize_archive
 from model.training import Progress, Stage, TrainingConfig
 
-NETWORK = NetworkConfig(input_size=32)
+# The backbone with the fewest layers: building its graphs takes most of the time of these tests.
+NETWORK = NetworkConfig(backbone="MobileNet", input_size=32)
 TRAINING = TrainingConfig(stages=(Stage(epochs=1, size=32),))
 
 
@@ -86,7 +88,7 @@ def test_the_plateau_schedule_watches_lesions_it_does_not_train_on(images: Path,
 @pytest.mark.filterwarnings("ignore:The least populated class")
 def test_training_on_the_command_line_writes_an_artifact_that_loads(images: Path, tmp_path: Path) -> None:
     folders = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
-    options = ["--stages", "1x32", "--input-size", "32", "--weights", "none", "--fold", "0"]
+    options = ["--backbone", "MobileNet", "--stages", "1x32", "--input-size", "32", "--weights", "none", "--fold", "0"]
 
     answer = CliRunner().invoke(main, ["train", str(images), *folders, *options])
 
@@ -105,6 +107,29 @@ def test_stages_that_say_nothing_are_a_usage_error(images: Path, tmp_path: Path)
 
     assert answer.exit_code == 2
     assert "4x128,8x224" in answer.stderr
+
+
+def test_every_recipe_trains_a_step(images: Path, tmp_path: Path) -> None:
+    for name in RECIPES:
+        config = configure(name, backbone="MobileNet", input_size=64, stages=[(1, 32)])
+        training = config.training.model_copy(update={"images_an_epoch": config.training.batch_size})
+        seen = Seen()
+
+        Workshop(
+            images,
+            config.model_copy(update={"training": training}),
+            weights=None,
+            run=tmp_path / name,
+            report=seen,
+        ).cross_validate([0])
+
+        assert seen.parts == ["fold-0"]
+
+
+def test_the_papers_recipe_shows_images_at_the_size_its_head_was_built_for() -> None:
+    config = configure("paper-metadata", backbone="InceptionResNetV2")
+
+    assert {stage.size for stage in config.training.stages} == {config.network.input_size} == {299}
 
 
 def test_an_unknown_recipe_is_named_with_those_there_are(images: Path, tmp_path: Path) -> None:
