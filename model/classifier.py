@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence
 from model.errors import ArtifactError
 from model.images import decode_image
 from model.labels import CLASSES, MALIGNANT_INDEX
-from model.metadata import PatientMetadata, encode_metadata
+from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
 
 if TYPE_CHECKING:
     import keras
@@ -68,6 +68,7 @@ class Classifier:
         self.digest = manifest.digest
         self.engine_name = engine.name
         self.input_size = manifest.network.input_size
+        self.metadata_encoding = encoding_of(manifest)
         self._engine = engine
         self._prior = np.asarray(manifest.prior)
 
@@ -116,7 +117,7 @@ class Classifier:
         Returns:
             n predictions.
         """
-        posteriors, distances = self._engine.run(images, encode_metadata(patients))
+        posteriors, distances = self._engine.run(images, encode_metadata(patients, self.metadata_encoding))
         wide = posteriors.astype(np.float64)
         wide /= wide.sum(axis=1, keepdims=True)
         sure = balanced_confidence(wide, self._prior)
@@ -189,11 +190,18 @@ def _space_shapes(width: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def golden_input(seed: int, input_size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def encoding_of(manifest: Manifest) -> MetadataEncoding:
+    """Return how the manifest's network takes metadata; it is known where the network could be built."""
+    return cast("MetadataEncoding", manifest.network.metadata)
+
+
+def golden_input(
+    seed: int, input_size: int, encoding: MetadataEncoding
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Draw the golden prediction's input: coloured waves, and patients with more and less known of them.
 
     Returns:
-        `(4, s, s, 3)` uint8 and `(4, WIDTH)` float32.
+        `(4, s, s, 3)` uint8 and `(4, width)` float32.
     """
     generator = np.random.default_rng(seed)
     grid = np.linspace(0, 1, input_size)
@@ -208,11 +216,11 @@ def golden_input(seed: int, input_size: int) -> tuple[NDArray[np.uint8], NDArray
         PatientMetadata(sex="female"),
         PatientMetadata(),
     ]
-    return np.ascontiguousarray(images), encode_metadata(patients)
+    return np.ascontiguousarray(images), encode_metadata(patients, encoding)
 
 
 def _check_golden(manifest: Manifest, engine: FrozenGraph) -> None:
-    posteriors, _ = engine.run(*golden_input(manifest.golden.seed, manifest.network.input_size))
+    posteriors, _ = engine.run(*golden_input(manifest.golden.seed, manifest.network.input_size, encoding_of(manifest)))
     expected = np.asarray(manifest.golden.posterior)
     if expected.shape != posteriors.shape or not np.allclose(posteriors, expected, rtol=0, atol=GOLDEN_TOLERANCE):
         raise ArtifactError("The loaded model does not repeat its golden prediction: install it again.")

@@ -9,7 +9,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.calibration import FeatureSpace
-from model.metadata import WIDTH
 
 
 class FrozenGraph:
@@ -40,7 +39,7 @@ class FrozenGraph:
 
         Args:
             images: `(n, s, s, 3)` uint8 RGB.
-            metadata: `(n, WIDTH)` float32.
+            metadata: `(n, width)` float32, encoded as the network was built for.
 
         Returns:
             Posteriors `(n, 7)` float32 and distances `(n,)` float32 to the nearest class in feature space.
@@ -58,7 +57,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
     @tf.function(
         input_signature=[
             tf.TensorSpec((None, size, size, 3), tf.uint8),
-            tf.TensorSpec((None, WIDTH), tf.float32),
+            tf.TensorSpec((None, network.inputs[1].shape[1]), tf.float32),
         ]
     )
     def score(images: Any, metadata: Any) -> Any:

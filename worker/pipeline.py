@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from db.chunks import ClaimedItem, Rejected
 from model.errors import RejectedImage
 from model.images import read_image_bytes
-from model.metadata import PatientMetadata, input_digest
+from model.metadata import MetadataEncoding, PatientMetadata, input_digest
 
 #: Items whose digests are looked up together.
 _GROUP_ITEMS: Final = 16
@@ -65,6 +65,8 @@ class Source:
     root: Path
     max_image_bytes: int
     decode: Callable[[bytes], NDArray[np.uint8]]
+    #: How the model takes metadata, which decides what inputs are the same to it.
+    encoding: MetadataEncoding
     #: Which of these input digests have a result.
     stored: Callable[[frozenset[str]], frozenset[str]]
     #: Called by the threads after every file.
@@ -89,7 +91,7 @@ class Source:
             return Rejected(item_id=item.item_id, reason=rejected.reason)
         patient = PatientMetadata(age=item.age, sex=item.sex, localization=item.localization)
         image_digest = hashlib.sha256(data).hexdigest()
-        digest = input_digest(image_digest, patient)
+        digest = input_digest(image_digest, patient, self.encoding)
         return Read(item=item, patient=patient, data=data, image_digest=image_digest, input_digest=digest)
 
     def decode_read(self, read: Read) -> Decoded | Rejected:

@@ -16,7 +16,7 @@ from db.errors import LeaseLost
 from db.results import ResultRow, stored_inputs
 from model.classifier import Prediction
 from model.errors import ArchiveUnavailable
-from model.metadata import PatientMetadata
+from model.metadata import MetadataEncoding, PatientMetadata
 from worker.failpoints import Step, no_failpoint
 from worker.heartbeat import Heartbeat
 from worker.patience import insist
@@ -31,6 +31,7 @@ class Scorer(Protocol):
 
     digest: str
     engine_name: str
+    metadata_encoding: MetadataEncoding
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Decode a file to `(size, size, 3)` uint8; any thread may call it."""
@@ -128,6 +129,7 @@ class Screening:
             root=root,
             max_image_bytes=self.settings.max_image_bytes,
             decode=self.classifier.decode,
+            encoding=self.classifier.metadata_encoding,
             stored=lambda digests: self._insist(
                 lambda: stored_inputs(self.engine, self.claim.model_digest, digests) if digests else frozenset()
             ),

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from model.classifier import Prediction
 from model.images import decode_image
-from model.metadata import PatientMetadata
+from model.metadata import MetadataEncoding, PatientMetadata
 
 
 class LightClassifier:
     """Scores by brightness; deterministic, so two runs of one image agree."""
 
     engine_name = "light"
+    metadata_encoding: MetadataEncoding = "small"
 
     def __init__(self, digest: str) -> None:
         self.digest = digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from model.metadata import MetadataEncoding
     from tests.integration.conftest import Archive
 
 MODEL = "a" * 64
@@ -99,6 +101,23 @@ def test_an_image_this_model_has_seen_is_not_decoded_again(archive: Archive) -> 
     # Then five images were decoded
     assert (classifier.decoded, report.scored, report.reused) == (5, 5, 20)
     assert archive.counts(second).done == 25
+
+
+@pytest.mark.parametrize(("encoding", "reused"), [("small", 4), ("paper", 0)])
+def test_an_image_is_seen_again_where_the_model_can_tell_its_metadata_apart(
+    archive: Archive, encoding: MetadataEncoding, reused: int
+) -> None:
+    # Given the same images of a chest and of an abdomen, which are one site to the default encoding alone
+    classifier = WatchedClassifier()
+    classifier.metadata_encoding = encoding
+    for site in ("chest", "abdomen"):
+        batch = archive.load([dataclasses.replace(row, localization=site) for row in archive.draw(4)])
+
+        # If both are screened
+        report = screen(archive, claim(archive, *archive.chunks(batch)), classifier)
+
+    # Then the first verdicts serve the second batch only where the model would have seen the same
+    assert (report.reused, report.scored) == (reused, 4 - reused)
 
 
 def test_no_item_pays_for_an_archive_that_is_away(archive: Archive) -> None:
