@@ -38,7 +38,11 @@ class _Part(BaseModel):
 
 
 class NetworkPart(_Part):
-    """The network's architecture, as `model.network.NetworkConfig` takes it."""
+    """The network's architecture, as `model.network.NetworkConfig` takes it.
+
+    What later versions added stays out of the canonical manifest at its default, so that no older model's digest
+    changes.
+    """
 
     backbone: str
     attention: str
@@ -46,6 +50,9 @@ class NetworkPart(_Part):
     metadata: str
     input_size: int = Field(ge=32, le=1024)
     dropout: float
+    cut: str = Field("last", exclude_if=lambda cut: cut == "last")
+    head: str = Field("pooled", exclude_if=lambda head: head == "pooled")
+    hidden: int = Field(0, exclude_if=lambda units: units == 0)
 
 
 class CalibrationPart(_Part):

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import layers
-from pydantic import BaseModel, ConfigDict
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from model.attention import SoftAttention
-from model.backbones import build_backbone
+from model.attention import AttentionForm, SoftAttention
+from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
 from model.labels import CLASSES
-from model.metadata import WIDTH
+from model.metadata import MetadataEncoding, metadata_width
+
+#: Units of the metadata branches: the paper's notebooks, and Gessert et al. (arXiv 1910.03910, section 2.4).
+_PAPER_UNITS = 4096
+_GESSERT_UNITS = 256
+_GESSERT_DROPOUT = 0.4
 
 
 class NetworkConfig(BaseModel):
@@ -20,56 +27,145 @@ class NetworkConfig(BaseModel):
 
     Attributes:
         backbone: A key of `model.backbones.BACKBONES`.
-        attention: "corrected" soft attention.
+        attention: A form of `model.attention.SoftAttention`, or "none".
         heads: Attention heads.
-        metadata: "small" (one Dense of 64, trained with masked fields), or "none".
+        metadata: "small" (one Dense of 64, trained with masked fields), "gessert" (two of 256 with batch norm and
+            dropout), "paper" (the age normalised, one Dense of 4096), or "none".
         input_size: Height and width in pixels.
-        dropout: Share of pooled features dropped in training (the paper's 0.5).
+        dropout: Share of the image's features dropped in training (the paper's 0.5).
+        cut: A key of the backbone's cuts.
+        head: "pooled" averages each map t and f over its positions, so that any image size works with the same
+            weights; "flatten" is the paper's: max-pooled 2x2 and flattened, for one image size.
+        hidden: Units of a Dense layer before the classifier (the paper's Table 8 has one of 512), or 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backbone: Literal["MobileNet", "MobileNetV2"] = "MobileNetV2"
-    attention: Literal["corrected"] = "corrected"
+    backbone: BackboneName = "MobileNetV2"
+    attention: AttentionForm | Literal["none"] = "corrected"
     heads: int = 16
-    metadata: Literal["small", "none"] = "small"
+    metadata: MetadataEncoding = "small"
     input_size: int = 160
     dropout: float = 0.5
+    cut: str = LAST
+    head: Literal["pooled", "flatten"] = "pooled"
+    hidden: int = 0
+
+    @model_validator(mode="after")
+    def _cut_is_known(self) -> NetworkConfig:
+        if self.cut not in BACKBONES[self.backbone].cuts:
+            raise ValueError(f"{self.backbone} has no cut {self.cut!r}; it has {', '.join(self.cuts)}")
+        return self
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the backbone's cuts."""
+        return tuple(BACKBONES[self.backbone].cuts)
+
+
+@keras.saving.register_keras_serializable(package="lesion_screen")
+class AgeNormalization(layers.Layer):
+    """Brings the age in years, the first column, to mean 0 and deviation 1; the other columns stay.
+
+    Keras's own `Normalization` keeps its statistics as constants beside its weights, so that weights assigned one by
+    one, as an artifact's are, would not reach it. Like that one, it has a mean, a variance and a count.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the statistics: until they are fitted, years are years."""
+        self.mean = self.add_weight(name="mean", shape=(), initializer="zeros", trainable=False)
+        self.variance = self.add_weight(name="variance", shape=(), initializer="ones", trainable=False)
+        self.count = self.add_weight(name="count", shape=(), dtype="int32", initializer="zeros", trainable=False)
+        super().build(input_shape)
+
+    def call(self, encoded: Any) -> Any:
+        """Normalise `(n, width)` metadata."""
+        age = (encoded[:, :1] - self.mean) / keras.ops.sqrt(self.variance)
+        return keras.ops.concatenate([age, encoded[:, 1:]], axis=1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the input's shape."""
+        return input_shape
+
+    def adapt(self, years: NDArray[np.float32]) -> None:
+        """Take mean and variance from `(n,)` ages."""
+        self.mean.assign(years.mean())
+        # Patients of one age tell nothing about the spread.
+        self.variance.assign(years.var() or 1.0)
+        self.count.assign(len(years))
 
 
 def build_network(config: NetworkConfig, weights: Path | str | None = None) -> keras.Model:
     """Build the network.
-
-    The feature map t and the attended map f are average-pooled and concatenated, so that any input size works
-    with the same weights.
 
     Args:
         config: Architecture.
         weights: Backbone weights, see `build_backbone`.
 
     Returns:
-        A model with inputs `image` `(n, s, s, 3)` float32 in [-1, 1] and `metadata` `(n, WIDTH)` float32, and outputs
-        `logits` `(n, 7)` (before any prior), `features` `(n, f)` (pooled, before dropout) and `attention` `(n, h, w)`.
+        A model with inputs `image` `(n, s, s, 3)` float32 RGB in [-1, 1], whatever the backbone, and `metadata`
+        `(n, metadata_width(config.metadata))` float32, and outputs `logits` `(n, 7)` (before any prior), `features`
+        `(n, f)` (pooled, before dropout) and, where there is attention, `attention` `(n, h, w)`.
+
+    Raises:
+        ModelError: The weights cannot be had, or are not this backbone's.
     """
     size = config.input_size
     image = keras.Input((size, size, 3), name="image")
-    metadata = keras.Input((WIDTH,), name="metadata")
-    backbone = build_backbone(config.backbone, size, weights)
-    feature_map = backbone(image)
-    features, attention = _attend(config, feature_map)
+    metadata = keras.Input((metadata_width(config.metadata),), name="metadata")
+    backbone = build_backbone(config.backbone, size, weights, cut=config.cut)
+    features, attention = _pool(config, backbone(image))
     joined = layers.Dropout(config.dropout, name="dropout")(features)
-    if config.metadata == "small":
-        branch = layers.Dense(64, activation="relu", name="metadata_dense")(metadata)
-        joined = layers.Concatenate(name="join")([joined, branch])
+    if config.metadata != "none":
+        joined = layers.Concatenate(name="join")([joined, _encode(config.metadata, metadata)])
+    if config.hidden:
+        joined = layers.Dense(config.hidden, activation="relu", name="hidden")(joined)
     logits = layers.Dense(len(CLASSES), name="classifier", dtype="float32")(joined)
-    return keras.Model(
-        [image, metadata], {"logits": logits, "features": features, "attention": attention}, name="lesion_network"
-    )
+    outputs = {"logits": logits, "features": features, **attention}
+    return keras.Model([image, metadata], outputs, name="lesion_network")
 
 
-def _attend(config: NetworkConfig, feature_map: Any) -> tuple[Any, Any]:
-    pooled = layers.GlobalAveragePooling2D(name="pool_features")(feature_map)
-    attended, attention = SoftAttention(config.heads, name="soft_attention")(feature_map)
-    pooled_attended = layers.GlobalAveragePooling2D(name="pool_attended")(attended)
-    joined = layers.Concatenate(name="pooled")([pooled, pooled_attended])
-    return layers.ReLU(name="pooled_relu")(joined), attention
+def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:
+    """Fit the normalisation of the age to the training rows; a network without one is left as it is.
+
+    Args:
+        network: From `build_network`.
+        encoded: `(n, width)` float32 from `encode_metadata`, of the training rows alone.
+    """
+    for layer in network.layers:
+        if isinstance(layer, AgeNormalization):
+            layer.adapt(encoded[:, 0])
+
+
+def _pool(config: NetworkConfig, feature_map: Any) -> tuple[Any, dict[str, Any]]:
+    pooled, outputs = _pooling(config, "pool_features")(feature_map), {}
+    if config.attention != "none":
+        attention = SoftAttention(config.heads, config.attention, name="soft_attention")
+        attended, outputs["attention"] = attention(feature_map)
+        pooled = layers.Concatenate(name="pooled")([pooled, _pooling(config, "pool_attended")(attended)])
+    features = layers.ReLU(name="pooled_relu")(pooled)
+    if config.head == "flatten":
+        features = layers.Flatten(name="flattened")(features)
+    return features, outputs
+
+
+def _pooling(config: NetworkConfig, name: str) -> layers.Layer:
+    if config.head == "flatten":
+        # "same" gives the notebooks' parameter totals, and leaves a 1x1 map as it is.
+        return layers.MaxPooling2D(2, padding="same", name=name)
+    return layers.GlobalAveragePooling2D(name=name)
+
+
+def _encode(encoding: MetadataEncoding, metadata: Any) -> Any:
+    if encoding == "paper":
+        normalised = AgeNormalization(name="age_normalization")(metadata)
+        return layers.Dense(_PAPER_UNITS, activation="relu", name="metadata_dense")(normalised)
+    if encoding == "small":
+        return layers.Dense(64, activation="relu", name="metadata_dense")(metadata)
+    branch = metadata
+    for number in (1, 2):
+        branch = layers.Dense(_GESSERT_UNITS, name=f"metadata_dense_{number}")(branch)
+        branch = layers.BatchNormalization(name=f"metadata_norm_{number}")(branch)
+        branch = layers.ReLU(name=f"metadata_relu_{number}")(branch)
+        branch = layers.Dropout(_GESSERT_DROPOUT, name=f"metadata_dropout_{number}")(branch)
+    return branch
