@@ -22,6 +22,13 @@ from producer.terminal import name_actor, open_console, print_json
 #: Changed files that are named on the terminal.
 _SHOWN_FILES = 20
 
+#: What `verify --rehash` finds, in words.
+_DIFFERENCES = {
+    "changed_file": "Files that are not what was scored.",
+    "missing_file": "Files that were scored and are gone.",
+    "unreadable_file": "Files that were scored and cannot be read: mend their permissions, or look at the disk.",
+}
+
 
 def show_status(batch_id: int | None, *, watch: bool, as_json: bool) -> int:
     """Do `lesion-screen status`.
@@ -154,7 +161,7 @@ def _rehash(engine: Engine, place: Place, batch_id: int, console: Console) -> di
     root = place.worker_settings.archive_root(get_batch(engine, batch_id).source)
     if root is None:
         raise UsageProblem("This machine does not know where the archive is; name it in WORKER_ARCHIVE_ROOTS.")
-    counts = {"changed_file": 0, "missing_file": 0}
+    counts = dict.fromkeys(_DIFFERENCES, 0)
     with console.status("Reading files again …") as line:
         for difference in rehash_files(
             engine, batch_id, root, lambda number: line.update(f"Reading files again … {number:,}")
@@ -162,11 +169,7 @@ def _rehash(engine: Engine, place: Place, batch_id: int, console: Console) -> di
             counts[difference.kind] += 1
             if sum(counts.values()) <= _SHOWN_FILES:
                 console.print(f"  {difference.kind}: {printable(difference.path)}", highlight=False)
-    details = {
-        "changed_file": "Files that are not what was scored.",
-        "missing_file": "Files that were scored and are gone.",
-    }
-    return {kind: (count, details[kind]) for kind, count in counts.items() if count}
+    return {kind: (count, _DIFFERENCES[kind]) for kind, count in counts.items() if count}
 
 
 def _nothing() -> None:

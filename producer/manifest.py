@@ -7,18 +7,21 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from db.batches import ItemRow
 from producer import staging
 from producer.archive import Archive, FoundFile, Walk
-from producer.paths import split_suffix
+from producer.paths import open_below, split_suffix
 from producer.records import Record, read_record
 from producer.table import read_rows
 
 #: Rows handed to SQLite at once, and the step of the progress report.
 _MANY = 10_000
+#: Bytes read of a file at three places, to tell copies from namesakes.
+_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,17 @@ class Manifest:
         self._base.execute(staging.INSERT_PROBLEM, (line, reason, image))
 
     def _join(self) -> None:
-        self._base.executescript(f"{staging.INDEXES} {staging.MATCH} {staging.LOSERS} {staging.SHARED}")
+        self._base.executescript(f"{staging.INDEXES} {staging.MATCH} {staging.LOSERS} {staging.ALIKE}")
+        self._sample_alike()
+        self._base.executescript(staging.SHARED)
+
+    def _sample_alike(self) -> None:
+        # Read in one statement, written in another: the list is as long as the archive in Kaggle's copy of HAM10000.
+        self._base.execute("BEGIN")
+        for path, size in self._counted(self._base.execute(staging.LIST_ALIKE)):
+            sample = _sample(self.archive.root, os.fsdecode(path), size)
+            self._base.execute(staging.SET_SAMPLE, (sample, path))
+        self._base.execute("COMMIT")
 
     def items(self) -> Iterator[ItemRow]:
         """Stream every item: files by path, then rows without a file.
@@ -188,6 +201,23 @@ def _item(
         label=label,
         rejected=rejected,
     )
+
+
+def _sample(root: Path, path: str, size: int) -> bytes | None:
+    """Digest the start, the middle and the end of a file: two images of one size differ there, if they differ.
+
+    Returns:
+        sha256, or None where the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open_below(root, path) as file:
+            for start in (0, max(size - _SAMPLE_BYTES, 0) // 2, max(size - _SAMPLE_BYTES, 0)):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    except OSError:
+        return None
+    return digest.digest()
 
 
 def _key(text: str) -> str:

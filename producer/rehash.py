@@ -1,5 +1,6 @@
 """Rehashing: reads a batch's files again and compares them with what was scored."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ class Difference:
 
     #: For the user's eyes only.
     path: str
-    #: `changed_file` or `missing_file`.
+    #: `changed_file`, `missing_file` or `unreadable_file`.
     kind: str
 
 
@@ -35,28 +36,27 @@ def rehash_files(
         on_file: Told how many files were compared.
 
     Yields:
-        Every file that differs or is gone.
+        Every file that differs, is gone, or cannot be read (no permission, an I/O error, no regular file).
 
     Raises:
         ServiceProblem: If the archive does not answer.
     """
     for number, (path, digest) in enumerate(iter_digests(engine, batch_id), start=1):
-        found = _digest_file(root, path)
-        if found is None:
-            _check_root(root)
-            yield Difference(path=path, kind="missing_file")
-        elif found != digest:
-            yield Difference(path=path, kind="changed_file")
+        kind = _compare(root, path, digest)
+        if kind is not None:
+            yield Difference(path=path, kind=kind)
         if on_file is not None:
             on_file(number)
 
 
-def _digest_file(root: Path, path: str) -> str | None:
+def _compare(root: Path, path: str, digest: str) -> str | None:
     try:
         with open_below(root, path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        _check_root(root)
+        return "missing_file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable_file"
+    return None if found == digest else "changed_file"
 
 
 def _check_root(root: Path) -> None:

@@ -64,11 +64,20 @@ INSERT INTO problem
 INSERT INTO problem SELECT line, 'missing_image', image FROM record WHERE line IN (SELECT line FROM missing);
 """
 
-# One name, several files. Of one size they are copies of one image, as in Kaggle's HAM10000, and the row is about each.
-# Otherwise nobody knows whose age and site they are, and a wrong one is worse than none.
+# One name, several files. Of one size and content they are copies of one image, as in Kaggle's HAM10000, and the row is
+# about each. Otherwise nobody knows whose age and site they are, and a wrong one is worse than none.
+ALIKE = """
+CREATE TABLE alike AS
+    SELECT path, size, NULL AS sample FROM chosen WHERE line IN
+        (SELECT line FROM chosen GROUP BY line HAVING count(*) > 1 AND min(size) = max(size));
+CREATE UNIQUE INDEX alike_by_path ON alike (path);
+"""
+LIST_ALIKE = "SELECT path, size FROM alike ORDER BY path"
+SET_SAMPLE = "UPDATE alike SET sample = ? WHERE path = ?"
 SHARED = """
 CREATE TABLE shared AS
-    SELECT line, min(size) <> max(size) AS ambiguous FROM chosen GROUP BY line HAVING count(*) > 1;
+    SELECT c.line AS line, count(a.sample) < count(*) OR count(DISTINCT a.sample) > 1 AS ambiguous
+    FROM chosen c LEFT JOIN alike a ON a.path = c.path GROUP BY c.line HAVING count(*) > 1;
 INSERT INTO problem
     SELECT s.line, CASE WHEN s.ambiguous THEN 'ambiguous_name' ELSE 'several_copies' END, r.image
     FROM shared s JOIN record r ON r.line = s.line;

@@ -165,11 +165,15 @@ def test_files_that_are_not_what_was_scored_are_found(scene: Scene, root: Path) 
     submitted = _submit(scene, root, chunk_items=100)
     scene.finish(scene.claim(scene.chunks(submitted.batch)[0]))
     (root / "i0.jpg").unlink()
+    # A folder took a file's place
+    (root / "i2.jpg").unlink()
+    (root / "i2.jpg").mkdir()
 
     differences = list(rehash_files(scene.engine, submitted.batch, root))
 
-    assert [(one.path, one.kind) for one in differences][:2] == [
+    assert [(one.path, one.kind) for one in differences][:3] == [
         ("i0.jpg", "missing_file"),
         ("i1.jpg", "changed_file"),
+        ("i2.jpg", "unreadable_file"),
     ]
     assert len(differences) == 10

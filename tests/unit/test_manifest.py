@@ -143,6 +143,20 @@ def test_one_name_for_two_different_files_gives_neither_the_row(tmp_path: Path) 
     assert read.lines == [(2, "ambiguous_name")]
 
 
+def test_namesakes_of_one_size_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    # Given two patients' images of one name and, by chance, one size, that differ in their middle alone
+    for folder, middle in (("p1", b"a"), ("p2", b"b")):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+        (tmp_path / "root" / folder / "img.jpg").write_bytes(b"." * 50_000 + middle + b"." * 50_000)
+    table = tmp_path / "t.csv"
+    table.write_text(f"{HEADER}\nimg,41,,,\n", encoding="utf-8")
+
+    read = Read(tmp_path / "root", metadata=table)
+
+    assert [item.age for item in read.items] == [None, None]
+    assert read.lines == [(2, "ambiguous_name")]
+
+
 def test_copies_of_one_image_share_its_row(tmp_path: Path) -> None:
     # Given the same image twice, as in Kaggle's HAM10000
     for folder in ("part_1", "PART_1"):
