@@ -122,11 +122,14 @@ def synthesize_archive(folder: Path, *, images: int, broken: int, seed: int) -> 
     pictures = folder / IMAGES_FOLDER
     pictures.mkdir(parents=True)
     generator = np.random.default_rng(seed)
-    rows = []
+    rows: list[dict[str, str]] = []
     for number in range(images):
         name = f"SYNTH_{number:07d}"
         (pictures / f"{name}.jpg").write_bytes(encode_image(draw_lesion(generator)))
-        rows.append(_metadata_row(generator, name, lesion=number * 2 // 3))
+        row = _metadata_row(generator, name, lesion=number * 2 // 3)
+        # A second image of a lesion shows the same diagnosis of the same patient.
+        same = bool(rows) and rows[-1]["lesion_id"] == row["lesion_id"]
+        rows.append({**rows[-1], "image_id": name} if same else row)
     if broken:
         # One sound image of which the table says nothing: real archives have some, and they are scored all the same.
         rows.pop()
