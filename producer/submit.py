@@ -7,11 +7,9 @@ from itertools import islice
 from sqlalchemy import Engine
 
 from db.batches import ItemRow, add_chunk, discard_stale_loading, find_batch, finish_loading, get_batch, start_batch
-from db.chunks import ring_chunks
 from producer.archive import Archive
 from producer.errors import ArchiveProblem
 from producer.manifest import Manifest
-from worker.contract import CONTRACT_VERSION, ClaimCheck
 from worker.doorbell import Doorbell
 
 #: Chunks rung at once after a submit; the feeder goes on from there.
@@ -160,15 +158,4 @@ def ring_open_chunks(engine: Engine, broker_url: str) -> int:
     with Doorbell(broker_url) as doorbell:
         # Asked first: what is noted as rung and was not would wait its quiet time for nothing.
         doorbell.ping()
-        rung = ring_chunks(engine, limit=_FIRST_RING)
-        for chunk in rung:
-            doorbell.ring(
-                ClaimCheck(
-                    version=CONTRACT_VERSION,
-                    batch=chunk.batch_id,
-                    chunk=chunk.chunk_id,
-                    items=chunk.items,
-                    model=chunk.model_digest,
-                )
-            )
-    return len(rung)
+        return doorbell.ring_open(engine, limit=_FIRST_RING)

@@ -6,8 +6,10 @@ from typing import Final, Self
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
+from sqlalchemy import Engine
 
-from worker.contract import SCREEN_CHUNK, SCREENING_QUEUE, ClaimCheck
+from db.feed import ring_chunks
+from worker.contract import CONTRACT_VERSION, SCREEN_CHUNK, SCREENING_QUEUE, ClaimCheck
 from worker.errors import BrokerUnavailable
 
 #: A broker that does not answer within so many seconds is away; the caller decides whether to wait.
@@ -61,6 +63,33 @@ class Doorbell:
             self._app.send_task(SCREEN_CHUNK, args=(check.model_dump(mode="json"),), queue=SCREENING_QUEUE, retry=False)
         except _BROKER_ERRORS as error:
             raise _unavailable() from error
+
+    def ring_open(self, engine: Engine, *, limit: int, quiet_seconds: float = 15) -> int:
+        """Ring for open chunks that were not rung lately.
+
+        Args:
+            engine: The ledger, which notes what is rung.
+            limit: Chunks at most.
+            quiet_seconds: Chunks rung within so many seconds are left out.
+
+        Returns:
+            How many chunks were rung.
+
+        Raises:
+            BrokerUnavailable: If Redis goes away meanwhile; what was noted as rung is rung again after its quiet time.
+        """
+        rung = ring_chunks(engine, limit=limit, quiet_seconds=quiet_seconds)
+        for chunk in rung:
+            self.ring(
+                ClaimCheck(
+                    version=CONTRACT_VERSION,
+                    batch=chunk.batch_id,
+                    chunk=chunk.chunk_id,
+                    items=chunk.items,
+                    model=chunk.model_digest,
+                )
+            )
+        return len(rung)
 
     def queue_depth(self) -> int:
         """Count the screening messages that wait in Redis, those in workers' hands not included.

@@ -10,11 +10,10 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from db.chunks import drop_feeder_lease, ring_chunks, take_feeder_lease
+from db.chunks import drop_feeder_lease, take_feeder_lease
 from db.errors import LedgerError
 from db.session import TRANSIENT_ERRORS, check_revision, is_transient, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
-from worker.contract import CONTRACT_VERSION, ClaimCheck
 from worker.doorbell import Doorbell
 from worker.errors import BrokerUnavailable
 from worker.logs import set_up_logs
@@ -52,20 +51,10 @@ def feed_once(engine: Engine, doorbell: Doorbell, settings: WorkerSettings) -> i
     room = depth - doorbell.queue_depth()
     if room <= 0:
         return 0
-    rung = ring_chunks(engine, limit=room, quiet_seconds=settings.quiet_seconds)
-    for chunk in rung:
-        doorbell.ring(
-            ClaimCheck(
-                version=CONTRACT_VERSION,
-                batch=chunk.batch_id,
-                chunk=chunk.chunk_id,
-                items=chunk.items,
-                model=chunk.model_digest,
-            )
-        )
+    rung = doorbell.ring_open(engine, limit=room, quiet_seconds=settings.quiet_seconds)
     if rung:
-        _log.info("rung", rung=len(rung), depth=depth)
-    return len(rung)
+        _log.info("rung", rung=rung, depth=depth)
+    return rung
 
 
 def feed(engine: Engine, doorbell: Doorbell, settings: WorkerSettings, stop: threading.Event) -> None:
