@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from model.backbones import BACKBONES, LAST, BackboneName
-from model.errors import ModelError
 from model.network import NetworkConfig
-
-#: What `recipe_network` knows.
-RECIPES: Final = ("default", "paper-metadata", "paper-augmented")
 
 
 def paper_network(backbone: BackboneName, *, metadata: bool = True, cut: str | None = None) -> NetworkConfig:
@@ -43,17 +40,17 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
     """Describe the network that a recipe trains on a backbone.
 
     Args:
-        recipe: One of `RECIPES`.
+        recipe: A key of `model.recipes.RECIPES`.
         backbone: A key of `BACKBONES`.
-
-    Raises:
-        ModelError: There is no such recipe.
     """
-    if recipe not in RECIPES:
-        raise ModelError(f"There is no recipe {recipe}: take one of {', '.join(RECIPES)}.")
-    if recipe == "default":
-        return default_network(backbone)
-    return paper_network(backbone, metadata=recipe == "paper-metadata")
+    return _RECIPE_NETWORKS[recipe](backbone)
+
+
+_RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
+    "default": default_network,
+    "paper-metadata": paper_network,
+    "paper-augmented": partial(paper_network, metadata=False),
+}
 
 
 def _table_8() -> dict[str, NetworkConfig]:

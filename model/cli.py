@@ -144,6 +144,24 @@ def _stages(context: click.Context, option: click.Parameter, value: str | None) 
 
 
 @main.command()
+@click.argument("backbone")
+@click.option("--recipe", default="default", show_default=True, help="See `lesion-model recipes`.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def summary(backbone: str, recipe: str, as_json: bool) -> None:
+    """State what a recipe's network on BACKBONE costs: parameters, and multiply-adds an image."""
+    from rich.console import Console
+
+    from model.recipes import configure
+    from model.summary import summarise_network
+
+    network = configure(recipe, backbone=backbone).network
+    with Console(stderr=True).status(f"Building {backbone}"):
+        figures = summarise_network(network)
+    stated = {"recipe": recipe, **figures.model_dump()}
+    click.echo(json.dumps(stated) if as_json else "\n".join(f"{name}: {value}" for name, value in stated.items()))
+
+
+@main.command()
 def recipes() -> None:
     """List the named recipes."""
     from model.recipes import RECIPES

@@ -70,3 +70,24 @@ def test_synthesize_states_the_counts_and_leaves_a_folder_in_use_alone(tmp_path:
     assert "2 synthetic images and 5 broken entries" in drawn.stdout
     assert again.exit_code == 2
     assert "not empty" in again.stderr
+
+
+def test_summary_states_what_the_papers_network_costs_in_json_and_in_words() -> None:
+    asked = ["summary", "MobileNetV3Large", "--recipe", "paper-metadata"]
+
+    stated, said = CliRunner().invoke(main, [*asked, "--json"]), CliRunner().invoke(main, asked)
+
+    figures = json.loads(stated.stdout)
+    assert figures["parameters"] == 2_666_922
+    assert figures["flops"] == 2 * figures["multiply_adds"]
+    assert figures["cut"] == "activation after expanded_conv_14_expand_bn"
+    assert "parameters: 2666922\n" in said.stdout
+    assert said.exit_code == 0
+
+
+@pytest.mark.parametrize("asked", [["AlexNet"], ["MobileNet", "--recipe", "alchemy"]])
+def test_summary_names_what_there_is_where_it_does_not_know_the_asked(asked: list[str]) -> None:
+    answered = CliRunner().invoke(main, ["summary", *asked])
+
+    assert answered.exit_code == 2
+    assert "there are: " in answered.stderr
