@@ -27,7 +27,7 @@ WEIGHTS: Final = "weights.h5"
 CARD: Final = "MODEL_CARD.md"
 #: A manifest is a few kilobytes; a larger one is not ours.
 MAX_MANIFEST_BYTES: Final = 1_000_000
-#: The largest supported network has 79 million parameters, 160 MB at float16.
+#: The largest supported network has 86 million parameters, 171 MB at float16.
 MAX_WEIGHTS_BYTES: Final = 1_000_000_000
 
 Digest = Field(pattern=r"^[0-9a-f]{64}$")

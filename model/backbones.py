@@ -265,7 +265,7 @@ def _download(row: Backbone, cut: Cut) -> keras.Model:
 def _load(full: keras.Model, weights: Path | str) -> None:
     try:
         with warnings.catch_warnings():
-            # Keras only warns where it leaves part of a network at random weights.
+            # Keras warns of each part that it skips: none may stay at random weights.
             warnings.simplefilter("error", UserWarning)
             full.load_weights(str(weights))
     except (OSError, ValueError, KeyError, UserWarning) as error:

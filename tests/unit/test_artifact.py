@@ -54,6 +54,23 @@ def repack(folder: Path, change: Callable[[h5py.File], None]) -> None:
     claim_weights(folder, file.getvalue())
 
 
+@pytest.mark.parametrize(("field", "default", "other"), [("cut", "last", "paper"), ("head", "pooled", "flatten")])
+def test_a_field_that_came_later_changes_the_digest_only_where_it_is_not_the_default(
+    copy: Path, field: str, default: str, other: str
+) -> None:
+    # Given a manifest from before the field existed
+    before = read_manifest(copy)
+    assert field not in json.loads((copy / MANIFEST).read_text())["network"]
+    # The digest is that of what stood in it then
+    assert field not in before.model_dump(mode="json")["network"]
+
+    # If it is stated, then the default names the same model, and anything else another one
+    rewrite(copy, lambda manifest: manifest["network"].update({field: default}))
+    assert read_manifest(copy).digest == before.digest
+    rewrite(copy, lambda manifest: manifest["network"].update({field: other}))
+    assert read_manifest(copy).digest != before.digest
+
+
 def test_a_flipped_byte_is_refused_by_digest(copy: Path) -> None:
     weights = bytearray((copy / WEIGHTS).read_bytes())
     weights[len(weights) // 2] ^= 1

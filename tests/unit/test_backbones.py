@@ -44,7 +44,7 @@ def test_pixels_are_scaled_as_keras_scales_them_for_the_same_network(name: Backb
     np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "ResNet50", "DenseNet201"])
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "ResNet50", pytest.param("DenseNet201", marks=pytest.mark.slow)])
 def test_a_backbone_computes_what_the_application_does_on_its_own_preprocessing(name: BackboneName) -> None:
     # Given a backbone of each range, and Keras's own application with the same weights
     backbone = build_backbone(name, 32)
