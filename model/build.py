@@ -18,10 +18,11 @@ from model.calibration import FeatureSpace, OperatingPoint, ReferralThresholds, 
 from model.crossfit import HeldOut
 from model.dataset import digest_data, load_images, read_labels
 from model.errors import TrainingDataError
-from model.evaluation import Evaluation, evaluate_out_of_fold
+from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig
+from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
 from model.training import Progress, Trainer, TrainingConfig, TrainingSet
 

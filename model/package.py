@@ -24,10 +24,10 @@ from model.build import BuiltModel
 from model.classifier import golden_input, network_arrays
 from model.engine import FrozenGraph
 from model.errors import ArtifactError
-from model.evaluation import Evaluation
 from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
+from model.report import Evaluation
 
 GOLDEN_SEED: Final = 7530
 #: float16 weights may move no probability of the golden input further than this.
