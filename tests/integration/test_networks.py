@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from model.architectures import TABLE_8, paper_network
 from model.artifact import NetworkPart, pack_weights, read_manifest, shipped_artifact, write_artifact
-from model.backbones import BACKBONES, BackboneName, build_backbone, freeze_first_blocks
+from model.backbones import BACKBONES, BackboneName, freeze_first_blocks
 from model.calibration import COMPONENTS
 from model.classifier import load_network, network_arrays
 from model.labels import CLASSES
@@ -157,22 +157,6 @@ def test_a_backbone_trains_a_step_is_saved_as_an_artifact_and_predicts_the_same_
     one, other = (np.asarray(each([images, metadata], training=False)["logits"]) for each in (network, loaded))
     assert np.isfinite(one).all()
     np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.slow
-def test_layers_that_keras_numbers_are_named_the_same_in_every_process_and_keep_their_weights(tmp_path: Path) -> None:
-    # Given two builds in one process, between which Keras counts on, and a file of weights
-    application = keras.applications.InceptionResNetV2(input_shape=(96, 96, 3), include_top=False, weights=None)
-    application.save_weights(tmp_path / "notop.weights.h5")
-
-    # If a backbone is built with those weights
-    backbone = build_backbone("InceptionResNetV2", 96, tmp_path / "notop.weights.h5")
-
-    # Then its names begin at the beginning, and its weights are the file's
-    names = [layer.name for layer in backbone.layers]
-    assert {"conv2d", "conv2d_1", "batch_normalization", "batch_normalization_195"} <= set(names)
-    for mine, saved in zip(backbone.get_weights(), application.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, saved)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ import keras
 import numpy as np
 import pytest
 
-from model.backbones import BACKBONES, BackboneName, PixelRange, PixelScaling, build_backbone, freeze_first_blocks
+from model.backbones import (
+    BACKBONES,
+    BackboneName,
+    PixelRange,
+    PixelScaling,
+    _name_layers,
+    build_backbone,
+    freeze_first_blocks,
+)
 from model.errors import ModelError
 from model.network import NetworkConfig
 
@@ -118,7 +126,22 @@ def test_imagenets_weights_out_of_reach_are_said_in_a_sentence(tmp_path: Path, m
         build_backbone("MobileNetV3Small", 32, "imagenet")
 
 
-def test_a_backbones_layers_have_the_same_names_whatever_was_built_before() -> None:
-    first, second = (build_backbone("MobileNetV3Small", 32) for _ in range(2))
+def test_layers_that_keras_numbers_are_named_as_in_the_first_model_of_a_process_and_keep_their_weights() -> None:
+    # Given a model whose layers have no names of their own, and a second one, for which Keras counts on
+    def build() -> keras.Model:
+        image = keras.Input((8, 8, 3))
+        first = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(image))
+        named = keras.layers.Conv2D(4, 3, name="named")(first)
+        return keras.Model(image, keras.layers.Conv2D(4, 3)(named))
 
-    assert [one.path for one in first.variables] == [other.path for other in second.variables]
+    build()
+    second = build()
+    second.set_weights([np.random.default_rng(0).normal(0, 1, weight.shape) for weight in second.weights])
+
+    # If its layers are named anew
+    renamed = _name_layers(second, keep=True)
+
+    # Then the numbers begin at the beginning, and it computes the same
+    assert [layer.name for layer in renamed.layers[1:]] == ["conv2d", "batch_normalization", "named", "conv2d_1"]
+    image = np.ones((1, 8, 8, 3), np.float32)
+    np.testing.assert_array_equal(renamed(image), second(image))
