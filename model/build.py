@@ -12,7 +12,7 @@ from typing import Final
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from model.calibration import FeatureSpace, OperatingPoint, ReferralThresholds, fit_feature_space
 from model.crossfit import HeldOut
@@ -48,6 +48,12 @@ class BuildConfig(BaseModel):
     recipe: str = "default"
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _averages_fit_statistics(self) -> BuildConfig:
+        if self.training.ema and self.network.metadata == "gessert":
+            raise ValueError("the gessert branch has batch statistics of its own, which averaged weights do not fit")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ def built_model() -> BuiltModel:
         patients=[PatientMetadata(age=50)] * 400,
         dx_types=["histo"] * 400,
         prior=np.array([0.04, 0.06, 0.11, 0.02, 0.11, 0.64, 0.02]),
+        logits_without_metadata=generator.normal(0, 1, (400, 7)),
     )
     fitted, evaluation = evaluate_out_of_fold(held_out, draws=20)
     return BuiltModel(
