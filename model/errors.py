@@ -61,3 +61,7 @@ class TrainingDataError(ModelError):
 
 class TrainingDiverged(ModelError):  # noqa: N818 - says what is the case
     """The loss of a training run stopped being a number."""
+
+
+class LeakedSplitError(TrainingDataError):
+    """A lesion, or a near-duplicate of an image, stands on two sides of a split."""

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from model.dataset import METADATA_FILE, read_labels
+from model.duplicates import hash_images, near_duplicates
 from model.labels import CLASSES, MALIGNANT
 from model.splits import assign_folds
 
@@ -51,3 +52,15 @@ def test_held_out_lesions_are_ranked_with_the_malignant_ones_first(
         results = list(csv.DictReader(file))
     scores = [float(row["malignant_score"]) for row in results]
     assert roc_auc_score([truth[row["image_id"]] for row in results], scores) > 0.85
+
+
+def test_ham10000_holds_one_photograph_of_two_lesions(ham10000: Path) -> None:
+    # Given the images of both lesions, and a few hundred others
+    rows = read_labels(ham10000)
+    twice = [row for row in rows if row.lesion_id in {"HAM_0000140", "HAM_0004919"}]
+    chosen = [*twice, *(row for row in rows[::30] if row not in twice)]
+
+    pairs = near_duplicates(hash_images(ham10000, chosen))
+
+    crossing = {frozenset(chosen[row].lesion_id for row in pair) for pair in pairs.tolist()}
+    assert {pair for pair in crossing if len(pair) > 1} == {frozenset({"HAM_0000140", "HAM_0004919"})}

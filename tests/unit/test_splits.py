@@ -5,8 +5,20 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
-from model.splits import FOLDS, assign_folds, in_gate_set
+from model.duplicates import BITS
+from model.errors import LeakedSplitError
+from model.splits import (
+    FOLDS,
+    assign_folds,
+    check_split,
+    count_leaks,
+    in_gate_set,
+    leaky_folds,
+    leave_out_duplicates,
+)
 
 
 def test_no_lesion_stands_in_two_folds_and_the_gate_set_in_none() -> None:
@@ -33,3 +45,67 @@ def test_the_gate_set_is_the_stated_tenth() -> None:
 
     assert 400 < len(chosen) < 600
     assert all(int(hashlib.sha256(lesion.encode()).hexdigest(), 16) % 10 == 0 for lesion in chosen)
+
+
+def random_hashes(count: int) -> NDArray[np.bool_]:
+    """Hashes of images that all look different."""
+    return np.random.default_rng(0).random((count, BITS)) < 0.5
+
+
+def test_the_folds_are_the_ones_that_models_were_judged_by() -> None:
+    # Given 500 lesions of one to three images
+    lesions = [f"HAM_{number:07d}" for number in range(500) for _ in range(1 + number % 3)]
+    labels = np.array([number % 7 for number in range(500) for _ in range(1 + number % 3)])
+
+    folds = assign_folds(lesions, labels)
+
+    # Then they are what they were when the first model was shipped: figures of different days compare
+    digest = hashlib.sha256(folds.astype("<i8").tobytes()).hexdigest()
+    assert digest == "bd6daa086ef8dcc9498bac3f5fd24b7b242efb88ed32f692cc22bfc9e8b24f8f"
+
+
+def test_the_leak_guard_lets_a_split_by_lesion_pass() -> None:
+    lesions = [f"L{number // 2}" for number in range(200)]
+
+    check_split(np.arange(200) // 2 % 5, lesions, random_hashes(200))
+
+
+def test_the_leak_guard_refuses_a_lesion_on_two_sides_and_says_how_many_images_that_concerns() -> None:
+    # Given three images of one lesion, one of them on another side
+    folds = np.array([0, 0, 1, 1, 1])
+
+    with pytest.raises(LeakedSplitError, match="3 images show a lesion"):
+        check_split(folds, ["a", "a", "a", "b", "c"], random_hashes(5))
+
+
+def test_the_leak_guard_refuses_a_near_duplicate_under_another_lesions_name() -> None:
+    hashes = random_hashes(4)
+    hashes[3] = hashes[0]
+
+    with pytest.raises(LeakedSplitError, match="2 are near-duplicates"):
+        check_split(np.array([0, 0, 1, 1]), ["a", "b", "c", "d"], hashes)
+
+
+def test_lesions_with_a_near_duplicate_in_another_fold_are_left_out_and_no_other_moves() -> None:
+    # Given a photograph under two names in two folds, and one under two names in one fold
+    hashes = random_hashes(6)
+    hashes[3], hashes[2] = hashes[0], hashes[1]
+    folds, lesions = np.array([0, 0, 0, 1, 1, 2]), ["a", "b", "c", "d", "d", "e"]
+
+    apart = leave_out_duplicates(folds, lesions, hashes)
+
+    assert apart.tolist() == [-1, 0, 0, -1, -1, 2]
+    check_split(apart, lesions, hashes)
+
+
+def test_the_papers_split_leaks_and_leaves_the_gate_set_alone() -> None:
+    lesions = [f"HAM_{number // 3:07d}" for number in range(3000)]
+    labels = np.array([number // 3 % 7 for number in range(3000)])
+
+    folds = leaky_folds(lesions, labels)
+
+    assert all((fold == -1) == in_gate_set(lesion) for fold, lesion in zip(folds.tolist(), lesions, strict=True))
+    assert np.count_nonzero(folds == 0) == pytest.approx(0.1 * np.count_nonzero(folds >= 0), abs=1)
+    assert (np.bincount(labels[folds == 0]) > 30).all()
+    shared, _ = count_leaks(folds, lesions)
+    assert shared > 600
