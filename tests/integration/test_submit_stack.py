@@ -19,7 +19,8 @@ from producer.children import Child, ChildPlan
 from producer.errors import ServiceProblem
 from producer.guard import __file__ as guard_file
 from producer.local import LocalStack, child_environment, is_stack_running
-from tests.integration.conftest import HERE, await_that
+from tests.servers import await_that
+from tests.stack import LIGHT
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -287,7 +288,7 @@ def test_a_run_screens_an_archive_with_a_worker_of_its_own_which_may_die(tmp_pat
         "WORKER_BATCH_SIZE": "1",
         "LIGHT_SECONDS": "0.3",
         "PRODUCER_CHUNK_ITEMS": "4",
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(LIGHT),
     }
     command = [sys.executable, "-c", "from producer.cli import main; main()", "run", str(root), "--json"]
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

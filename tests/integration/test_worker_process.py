@@ -17,7 +17,9 @@ from worker.doorbell import Doorbell
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.integration.conftest import Archive, RedisServer, Stack
+    from tests.integration.conftest import Archive
+    from tests.servers import RedisServer
+    from tests.stack import Stack
 
 MODEL = "a" * 64
 
