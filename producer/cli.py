@@ -235,6 +235,16 @@ def cancel(batch: int) -> int:
 
 @cli.command()
 @_batch
+@click.option("--reason", help="Only items with this reason code, such as missing_image.")
+def retry(batch: int, reason: str | None) -> int:
+    """Open BATCH's rejected and quarantined items again, once their cause is mended."""
+    from producer import inspection
+
+    return inspection.retry(batch, reason)
+
+
+@cli.command()
+@_batch
 @click.option("--format", "kind", type=click.Choice(["csv", "parquet", "isic"]), default="csv", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
 def export(batch: int, kind: str, out: Path) -> int:

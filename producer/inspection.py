@@ -1,4 +1,4 @@
-"""The commands that look or intervene: status, export, verify, pause and cancel; imported only when one is called."""
+"""The commands that look or intervene: status, export, verify, pause, cancel, retry; imported when one is called."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.live import Live
 from sqlalchemy import Engine
 
 from db.batches import get_batch
-from db.control import cancel_batch, pause_batch
+from db.control import cancel_batch, pause_batch, retry_batch
 from db.health import check_batch
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
 from producer.export import FORMATS, NOTICE
@@ -84,6 +84,30 @@ def cancel(batch_id: int) -> int:
         The exit code.
     """
     return _control(batch_id, cancel_batch, "cancelled; its open items stay open")
+
+
+def retry(batch_id: int, reason: str | None) -> int:
+    """Do `lesion-screen retry`.
+
+    Args:
+        batch_id: The batch.
+        reason: Only items with this reason code; None takes all.
+
+    Returns:
+        The exit code.
+    """
+    engine, console = open_existing(read_place()), open_console()
+    retried = retry_batch(engine, batch_id, name_actor(), reason=reason)
+    console.print(f"{retried.reopened:,} items of batch {batch_id} are open again.", highlight=False)
+    if retried.running:
+        console.print(f"{retried.running:,} are in chunks that a worker holds; retry them when it is done.")
+    if retried.without_file:
+        console.print(
+            f"{retried.without_file:,} rows name no file that was there; `lesion-screen run` on the archive finds it."
+        )
+    if retried.reopened:
+        console.print(f"`lesion-screen resume {batch_id}` screens them.", highlight=False)
+    return EXIT_DONE
 
 
 def _control(batch_id: int, act: Callable[[Engine, int, str], bool], what: str) -> int:

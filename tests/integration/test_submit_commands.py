@@ -172,6 +172,26 @@ def test_a_batch_is_paused_cancelled_and_resumed(door: Door) -> None:
     assert "Nothing to do" in resumed.stderr
 
 
+def test_what_failed_is_retried_once_its_cause_is_mended(door: Door) -> None:
+    # Given a finished batch with two rejected items
+    batch = door.submit()
+    door.screen(batch)
+    before = json.loads(door("status", batch, "--json").stdout)
+    assert (before["done"], before["rejected"]) == (5, 2)
+
+    # If they are retried
+    said = door("retry", batch).stderr
+
+    # Then those that name a file are open again, the user is told of the others, and the ledger is sound
+    after = json.loads(door("status", batch, "--json").stdout)
+    assert f"{after['open']} items of batch {batch} are open again" in said
+    assert f"resume {batch}" in said
+    assert after["open"] + after["rejected"] == 2
+    assert after["done"] == 5
+    door("verify", batch)
+    assert "no batch 99" in door("retry", 99, code=2).stderr
+
+
 def test_the_csv_holds_every_item_and_no_formula(door: Door, tmp_path: Path) -> None:
     batch = door.submit()
     door.screen(batch)
