@@ -26,6 +26,8 @@ class RejectReason(StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"
     TRUNCATED = "truncated"
     TOO_MANY_PIXELS = "too_many_pixels"
+    #: Decoding it would take more memory or time than any camera's image does.
+    TOO_COSTLY = "too_costly"
     NOT_A_REGULAR_FILE = "not_a_regular_file"
     SYMLINK = "symlink"
     UNSAFE_PATH = "unsafe_path"

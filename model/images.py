@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from model.errors import ArchiveUnavailable, RejectedImage, RejectReason
+from model.headers import coefficient_bytes
 
 #: Raised whenever decoding, conversion or resizing changes: it is part of the model's manifest.
 PREPROCESSING_VERSION: Final = 1
@@ -26,13 +27,30 @@ PREPROCESSING_VERSION: Final = 1
 FORMATS: Final = ("JPEG", "PNG")
 #: 50 megapixels: above any dermatoscope, and under 200 MB decoded.
 MAX_PIXELS: Final = 50_000_000
+#: Most memory for one image while it is decoded, beside its file: 40 megapixels of a progressive JPEG without
+#: subsampling, which is held twice.
+MAX_DECODED_BYTES: Final = 240_000_000
+#: Pillow keeps a pixel of several bands in four bytes.
+_PIXEL_BYTES: Final = 4
 
 #: Larger images than the target needs are converted in bands of about so many pixels: bounds the memory on top of
 #: the decoded image.
 _BAND_PIXELS: Final = 1_000_000
-#: The header's limit keeps a decoded image at 200 MB; what Pillow only warns about is damage, and refused. Filters are
-#: not safe to change in decode threads, so it is said once, and of Pillow alone.
-warnings.filterwarnings("error", module=r"PIL\.")
+#: What Pillow says of damage beside the pixels: in EXIF, in the index of a second picture, in an animation's.
+_BESIDE_THE_PIXELS: Final = r"Image appears to be a malformed MPO|Invalid APNG"
+
+
+def filter_warnings() -> None:
+    """Refuse what Pillow only warns about, and keep an image whose damage lies beside its pixels.
+
+    Filters are not safe to change in decode threads, so it is said once, here, and of Pillow alone.
+    """
+    warnings.filterwarnings("error", module=r"PIL\.")
+    warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+    warnings.filterwarnings("ignore", message=_BESIDE_THE_PIXELS, module=r"PIL\.")
+
+
+filter_warnings()
 
 #: What turns a stored image upright, by EXIF orientation (EXIF 2.32, tag 0x0112); any other value is upright.
 _ORIENTATION: Final = 0x0112
@@ -196,11 +214,13 @@ def decode_image(data: bytes, size: int | tuple[int, int]) -> NDArray[np.uint8]:
         `(height, width, 3)` uint8.
 
     Raises:
-        RejectedImage: The bytes are no JPEG or PNG, are broken, or hold more than 50 megapixels.
+        RejectedImage: The bytes are no JPEG or PNG, are broken, hold more than 50 megapixels, or would take more than
+            240 MB to decode.
     """
     width, height = (size, size) if isinstance(size, int) else size
+    coefficients = coefficient_bytes(data)
     image = _open_checked(data)
-    return _guard(lambda: _convert(image, (width, height)), RejectReason.TRUNCATED)
+    return _guard(lambda: _convert(image, (width, height), coefficients), RejectReason.TRUNCATED)
 
 
 def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
@@ -230,21 +250,32 @@ def _open_checked(data: bytes) -> Image.Image:
     return image
 
 
-def _convert(image: Image.Image, target: tuple[int, int]) -> NDArray[np.uint8]:
+def _convert(image: Image.Image, target: tuple[int, int], coefficients: int) -> NDArray[np.uint8]:
     # At least twice the target in both directions, whichever way round EXIF turns it.
     enough = 2 * max(target)
     width, height = float(image.width), float(image.height)
     if isinstance(image, JpegImagePlugin.JpegImageFile) and (drafted := image.draft(None, (enough, enough))):
         width, height = drafted[1][2:]
+    if coefficients and coefficients + _PIXEL_BYTES * image.width * image.height > MAX_DECODED_BYTES:
+        raise RejectedImage(RejectReason.TOO_COSTLY)
     image.load()
-    # A PNG's EXIF block may follow its pixels, so it is read after them.
-    orientation = image.getexif().get(_ORIENTATION)
+    orientation = _orientation(image)
     factor = max(1, min(image.width // enough, image.height // enough))
     rgb = _to_rgb(image) if factor == 1 else _average_squares(image, factor)
     # The last row and column of squares may be cut off by the image's border.
     box = (0, 0, width / factor, height / factor)
     resized = rgb.resize(target[::-1] if orientation in _SIDEWAYS else target, Image.Resampling.BILINEAR, box)
     return np.asarray(resized.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else resized, np.uint8)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    # A PNG's EXIF block may follow its pixels, so it is read after them.
+    try:
+        found: Any = image.getexif().get(_ORIENTATION)
+    except (*_BROKEN, struct.error):
+        # The picture is there: a broken description of it leaves it as it lies.
+        return None
+    return found if isinstance(found, int) else None
 
 
 def _average_squares(image: Image.Image, factor: int) -> Image.Image:
