@@ -190,6 +190,9 @@ class RedisServer:
     password: str = field(default_factory=lambda: secrets.token_hex(16))
     #: Whether its next start keeps what it is told on disk.
     persistent: bool = True
+    #: An ACL file's users, and which of them the tests are; empty where the password alone is asked for.
+    users: str = ""
+    user: str = ""
     process: "subprocess.Popen[bytes] | None" = None
 
     @classmethod
@@ -203,7 +206,7 @@ class RedisServer:
     @property
     def url(self) -> str:
         """Its address with its password."""
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        return f"redis://{self.user}:{self.password}@127.0.0.1:{self.port}/0"
 
     @property
     def client(self) -> "redis.Redis":
@@ -214,9 +217,11 @@ class RedisServer:
         """Start it and wait until it answers."""
         settings = self.folder / "redis.conf"
         kept = "appendonly yes\nappendfsync everysec" if self.persistent else "appendonly no"
+        (self.folder / "users.acl").write_text(self.users, encoding="utf-8")
+        access = f"aclfile {self.folder}/users.acl" if self.users else f"requirepass {self.password}"
         # The password stays out of the list of processes.
         settings.write_text(
-            f"bind 127.0.0.1\nport {self.port}\ndir {self.folder}\nrequirepass {self.password}\n"
+            f"bind 127.0.0.1\nport {self.port}\ndir {self.folder}\n{access}\n"
             f'save ""\n{kept}\nmaxmemory-policy noeviction\n',
             encoding="utf-8",
         )

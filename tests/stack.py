@@ -59,6 +59,10 @@ class Stack:
         """Start a feeder."""
         return self._start(["-m", "worker.feeder"], "feeder", settings)
 
+    def start_flower(self, **settings: str) -> "subprocess.Popen[bytes]":
+        """Start Flower as compose does."""
+        return self._start(["-m", "worker.monitor"], "flower", settings)
+
     def _start(self, arguments: list[str], name: str, settings: dict[str, str]) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
