@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from producer.errors import EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
+from producer.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
 
 # Nothing else is imported here: `--help` answers in a third of a second, without pandas, SQLAlchemy and Celery.
 
@@ -266,5 +266,16 @@ def verify(batch: int, rehash: bool, as_json: bool) -> int:
 
 
 def main() -> None:
-    """Run the command line."""
-    sys.exit(cli.main())
+    """Run the command line; of a bug the place is named, and never the text, which may quote a row."""
+    try:
+        sys.exit(cli.main())
+    except Exception as error:  # noqa: BLE001 - the edge of the program
+        import traceback
+
+        click.echo(
+            f"Error: this is a bug of lesion-screen ({type(error).__qualname__}); please report it with:", err=True
+        )
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            code = frame.f_code
+            click.echo(f"  {code.co_filename.rpartition('/')[2]}:{line} {code.co_name}", err=True)
+        sys.exit(EXIT_BUG)

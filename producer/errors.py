@@ -13,6 +13,8 @@ from typing import ClassVar
 
 #: Exit codes of every command.
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+#: A bug, as sysexits.h has it (EX_SOFTWARE): no script may take it for images that failed.
+EXIT_BUG = 70
 
 
 class ProducerError(Exception):

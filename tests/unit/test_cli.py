@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from db.errors import UnknownBatch
 from producer import commands, inspection
-from producer.cli import cli
+from producer.cli import cli, main
 from producer.errors import ServiceProblem, UsageProblem
 from worker.errors import BrokerUnavailable
 
@@ -221,3 +221,25 @@ def test_a_polite_kill_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyP
     assert "Nothing is lost" in result.stderr
     assert cleaned == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_bug_is_named_by_its_place_and_never_quoted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a bug whose text quotes a row
+    def fail(*_: object, **__: object) -> int:
+        raise RuntimeError("canary.jpg")
+
+    monkeypatch.setattr(inspection, "verify", fail)
+    monkeypatch.setattr("sys.argv", ["lesion-screen", "verify", "1"])
+
+    # If it ends the command
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    # Then its code is its own
+    assert ended.value.code == 70
+    printed = capsys.readouterr().err
+    assert "RuntimeError" in printed
+    assert "test_cli.py:" in printed
+    assert "canary" not in printed

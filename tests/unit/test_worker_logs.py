@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 def _own_logging() -> Any:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook
     yield
+    sys.excepthook, threading.excepthook = hooks
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -54,6 +57,25 @@ def test_an_exception_is_named_by_type_and_place_and_never_quoted(capsys: pytest
         assert line["error"] == "ValueError"
         assert "test_an_exception_is_named" in line["frames"][-1]
         assert "canary" not in json.dumps(line)
+
+
+def test_an_exception_that_nobody_caught_is_not_quoted_either(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs()
+
+    # If one ends a thread, and one the process
+    thread = threading.Thread(target=int, args=("canary",))
+    thread.start()
+    thread.join()
+    try:
+        int("canary")
+    except ValueError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+
+    # Then each left its type and its place
+    found = lines(capsys)
+    assert [line["error"] for line in found] == ["ValueError", "ValueError"]
+    assert all(line["frames"] for line in found)
+    assert "canary" not in json.dumps(found)
 
 
 @pytest.mark.parametrize(
