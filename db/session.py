@@ -1,6 +1,7 @@
 """Connections to the ledger: opening it, transactions, schema revision and which errors pass by themselves."""
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from sqlalchemy import exc as sa
 
 from db.errors import LedgerError, NetworkFileSystem, SchemaMismatch, WriteRefused
 from db.migrations.revision import current_revision, head_revision, upgrade_to_head
+
+#: How SQLite speaks of a constraint of ours.
+_SQLITE_CONSTRAINT = re.compile(r"[A-Z ]+ constraint failed(: [\w., ]+)?")
 
 #: SQLite waits this long for another writer, milliseconds.
 BUSY_TIMEOUT_MS = 30_000
@@ -311,7 +315,7 @@ def is_transient(error: BaseException) -> bool:
 def _constraint(error: sa.DBAPIError) -> str:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        # SQLite names the constraint or its columns, never the values.
-        return str(cause)
+        # SQLite names the constraint or its columns, never the values; a trigger says what its author wrote.
+        return str(cause) if _SQLITE_CONSTRAINT.fullmatch(str(cause)) else cause.sqlite_errorname
     name = getattr(getattr(cause, "diag", None), "constraint_name", None)
     return str(name or getattr(cause, "sqlstate", None) or type(cause).__name__)

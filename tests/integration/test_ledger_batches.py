@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from db.audit import verify_chain
 from db.batches import (
@@ -30,6 +31,8 @@ from db.results import iter_report
 from db.tables import BatchState
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from tests.conftest import Scene
 
 MANIFEST = "c" * 64
@@ -281,4 +284,15 @@ def test_a_refused_row_is_named_by_its_constraint_and_not_by_its_values(scene: S
     # Then the error names no patient
     assert "ck_item_path_unless_rejected" in str(refused.value)
     assert "CANARY" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_what_a_trigger_says_of_a_row_is_not_passed_on(sqlite_ledger: Engine) -> None:
+    # Given a trigger that quotes the row
+    with sqlite_ledger.begin() as connection:
+        connection.execute(text("CREATE TRIGGER t BEFORE INSERT ON batch BEGIN SELECT RAISE(ABORT, 'CANARY'); END"))
+
+    with pytest.raises(WriteRefused, match=r"refused a row: SQLITE_CONSTRAINT_TRIGGER\.") as refused:
+        start_batch(sqlite_ledger, name="CANARY", source="/archive", model_digest=MODEL)
+
     assert refused.value.__cause__ is None
