@@ -5,10 +5,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+KILLS ?= 60
+SEED ?= 1
+PACE ?= short
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test lint migrate worker benchmark clean
+.PHONY: help install demo test faults lint migrate worker benchmark clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +32,9 @@ demo: install ## Screen a synthetic archive, broken files among it.
 
 test: install lint ## Run every check and test.
 	@$(BIN)/python -m pytest
+
+faults: install ## Kill things while an archive is screened: make faults KILLS=60 SEED=1 PACE=short|production
+	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/faults/campaign.py --kills $(KILLS) --seed $(SEED) --pace $(PACE)
 
 lint: install ## Style, types and the directions of imports.
 	@$(BIN)/ruff check .
