@@ -12,7 +12,7 @@ from worker.lifecycle import current_child
 _log = structlog.get_logger()
 
 
-@shared_task(name=SCREEN_CHUNK)
+@shared_task(name=SCREEN_CHUNK, Strategy="worker.strategy:strict")
 def screen_chunk_task(payload: Any) -> None:
     """Screen the chunk that a claim check stands for.
 
