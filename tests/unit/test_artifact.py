@@ -87,6 +87,66 @@ def test_a_pickle_in_place_of_the_weights_is_never_unpickled(copy: Path) -> None
         Classifier.load(copy)
 
 
+def test_a_keras_archive_with_code_in_it_is_never_built(copy: Path, tmp_path: Path) -> None:
+    import keras
+
+    # Given a whole model, as Keras saves it, with a Lambda layer that leaves a trace
+    trace = tmp_path / "trace"
+    leave = "lambda x: __import__('pathlib').Path({!r}).touch() or x"
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(eval(leave.format(str(trace))))])  # noqa: S307
+    trace.unlink(missing_ok=True)
+    network.save(tmp_path / "model.keras")
+
+    # If it is put in place of the weights, by itself or as the weights' own description
+    claim_weights(copy, (tmp_path / "model.keras").read_bytes())
+    with pytest.raises(ArtifactError, match="cannot be parsed"):
+        Classifier.load(copy)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"class_name": "Lambda", "config": {"name": "l", "function": ["4wEAAAA=", None, None]}},
+        {"class_name": "Popen", "module": "subprocess", "config": {"args": ["true"]}},
+        {"class_name": "function", "module": "os", "config": "system", "registered_name": "system"},
+    ],
+    ids=["a Lambda layer", "a foreign class", "a foreign function"],
+)
+def test_what_a_weights_file_says_about_a_network_is_not_even_read(copy: Path, layer: dict[str, Any]) -> None:
+    # Given the old format of whole models: weights, and a network in the file's attributes
+    described = json.dumps({"class_name": "Sequential", "config": {"name": "s", "layers": [layer]}})
+    repack(copy, lambda file: file.attrs.update(model_config=described, keras_version="3.15.1", backend="tensorflow"))
+
+    # Then the network is ours as before, and its weights pass the golden prediction
+    assert Classifier.load(copy).digest == read_manifest(copy).digest
+
+    # If the description is put among the arrays, then it is refused
+    repack(copy, lambda file: file.create_dataset("model_config", data=described))
+    with pytest.raises(ArtifactError, match="does not hold this network's arrays"):
+        Classifier.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["network"].update(backbone="Lambda"), "cannot build"),
+        (lambda m: m["network"].update(backbone="os.system"), "cannot build"),
+        (lambda m: m["network"].update(layers=[{"class_name": "Lambda"}]), "layers"),
+        (lambda m: m["classes"].append("mel2"), "labels and their order"),
+        (lambda m: m["classes"].__setitem__(0, "benign"), "labels and their order"),
+        (lambda m: m.update(classes=[]), "labels and their order"),
+    ],
+)
+def test_a_manifest_that_names_code_or_other_labels_is_refused(
+    copy: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    rewrite(copy, change)
+
+    with pytest.raises(ArtifactError, match=said):
+        Classifier.load(copy)
+
+
 def test_zeroed_weights_with_a_matching_digest_are_caught_by_the_golden_prediction(copy: Path) -> None:
     def zero(file: h5py.File) -> None:
         for dataset in file.values():
