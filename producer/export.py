@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,8 +43,9 @@ COLUMNS = (
 #: The ISIC 2018 challenge's order of the same classes (https://challenge.isic-archive.com/landing/2018/47/).
 ISIC_COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
-#: A cell that begins like this is a formula to a spreadsheet (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Where a formula begins for a spreadsheet (OWASP, CSV injection): at the start of a cell, or after a semicolon or a
+#: tab within it, where those separate cells, as in most of Europe. The wide signs count in East Asian settings.
+_FORMULA = re.compile(r"(^[\t\r\n]|(?:^|(?<=[;\t\r\n]))[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 _ROW_GROUP = 50_000
 
@@ -55,12 +57,12 @@ def escape_cell(text: str | None) -> str:
         text: For example a file name.
 
     Returns:
-        The text, after an apostrophe where it would be a formula.
+        The text, with an apostrophe before whatever would be a formula.
     """
     if not text:
         return ""
     plain = text.encode("utf-8", "backslashreplace").decode()
-    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+    return _FORMULA.sub(r"'\1", plain)
 
 
 @contextmanager

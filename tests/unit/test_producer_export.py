@@ -66,12 +66,30 @@ def test_no_text_cell_is_a_formula_and_every_one_can_be_read_back(text: str) -> 
     assert next(csv.reader(io.StringIO(file.getvalue(), newline=""))) == [cell, "end"]
 
 
-@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@x", "\t=1", "\r=1"])
+_signs = st.lists(
+    st.sampled_from(["=", "+", "-", "@", "\uff1d", ";", ",", "\t", "\r", "\n", '"', "'", "a", " "]), max_size=8
+)
+
+
+@given(_signs.map("".join), st.sampled_from([",", ";", "\t"]))
+def test_no_cell_is_a_formula_whatever_the_spreadsheet_takes_for_a_separator(text: str, separator: str) -> None:
+    # Given a row with foreign text in it
+    file = io.StringIO(newline="")
+    csv.writer(file).writerow(["first", escape_cell(text), "last"])
+
+    # If a spreadsheet reads it by the separator of its country
+    cells = [cell for row in csv.reader(io.StringIO(file.getvalue(), newline=""), delimiter=separator) for cell in row]
+
+    # Then no cell begins as a formula does
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d"))]
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "\uff1dcmd()", "\uff201"])
 def test_a_file_named_like_a_formula_gets_an_apostrophe(name: str) -> None:
     cells = csv_cells(_row(name))
 
-    assert cells[0] == f"'{name}"
-    assert cells[1] == f"'{name}.jpg"
+    assert cells[0].startswith(f"'{name[0]}")
+    assert cells[1] == f"{cells[0]}.jpg"
 
 
 def test_numbers_are_left_alone_and_nothing_is_put_where_there_is_no_verdict() -> None:
