@@ -1,16 +1,17 @@
 """The doorbell: publishes claim checks to Redis through a Celery client, without TensorFlow and without the tasks."""
 
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
-from sqlalchemy import Engine
 
-from db.feed import ring_chunks
 from worker.contract import CONTRACT_VERSION, SCREEN_CHUNK, SCREENING_QUEUE, ClaimCheck
 from worker.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 #: A broker that does not answer within so many seconds is away; the caller decides whether to wait.
 _ANSWER_SECONDS: Final = 5
@@ -64,7 +65,7 @@ class Doorbell:
         except _BROKER_ERRORS as error:
             raise _unavailable() from error
 
-    def ring_open(self, engine: Engine, *, limit: int, quiet_seconds: float = 15) -> int:
+    def ring_open(self, engine: "Engine", *, limit: int, quiet_seconds: float = 15) -> int:
         """Ring for open chunks that were not rung lately.
 
         Args:
@@ -78,6 +79,8 @@ class Doorbell:
         Raises:
             BrokerUnavailable: If Redis goes away meanwhile; what was noted as rung is rung again after its quiet time.
         """
+        from db.feed import ring_chunks
+
         rung = ring_chunks(engine, limit=limit, quiet_seconds=quiet_seconds)
         for chunk in rung:
             self.ring(
