@@ -83,6 +83,12 @@ class Archive:
             rows = connection.execute(text("SELECT path, state FROM item WHERE batch_id = :b"), {"b": batch})
             return {row.path: row.state for row in rows}
 
+    def reasons(self, batch: int) -> dict[str, str]:
+        """Say why each file that has no verdict has none."""
+        query = text("SELECT path, reason FROM item WHERE batch_id = :b AND reason IS NOT NULL")
+        with self.engine.connect() as connection:
+            return {row.path: row.reason for row in connection.execute(query, {"b": batch})}
+
     def number(self, query: str) -> int:
         """Ask the ledger for one number."""
         with self.engine.connect() as connection:

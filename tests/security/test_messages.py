@@ -79,7 +79,13 @@ def test_hostile_messages_change_nothing_and_the_worker_lives(
     honest = ClaimCheck(version=CONTRACT_VERSION, batch=batch, chunk=chunk, items=5, model=MODEL)
     sound = honest.model_dump()
     ran = tmp_path / "ran"
-    signature = {"task": "os.mkdir", "args": [str(ran)], "kwargs": {}, "options": {}, "subtask_type": None}
+    signature: dict[str, Any] = {
+        "task": "os.mkdir",
+        "args": [str(ran)],
+        "kwargs": {},
+        "options": {},
+        "subtask_type": None,
+    }
     hostile = [
         # Pickles, said to be so and not
         envelope(pickle.dumps([(Trap(ran),), {}, {}]), kind="application/x-python-serialize"),
