@@ -6,7 +6,7 @@ import json
 from sqlalchemy import Connection, Engine, insert, select
 
 from db.clock import clock
-from db.session import read, take_lock
+from db.session import read, take_lock, write
 from db.tables import AuditEntry
 
 #: What the first entry points back at.
@@ -28,8 +28,7 @@ def append_entry(connection: Connection, actor: str, action: str, subject: str, 
         detail: Why, in the actor's words.
     """
     take_lock(connection, "audit")
-    newest = select(AuditEntry.hash).order_by(AuditEntry.id.desc()).limit(1)
-    previous = connection.execute(newest).scalar_one_or_none() or GENESIS
+    previous = _newest_hash(connection)
     at = connection.execute(select(clock())).scalar_one()
     connection.execute(
         insert(AuditEntry).values(
@@ -44,6 +43,59 @@ def append_entry(connection: Connection, actor: str, action: str, subject: str, 
     )
 
 
+def record_action(engine: Engine, actor: str, action: str, subject: str, detail: str = "") -> str:
+    """Append one entry about something that changes no other row. Not idempotent; its own transaction.
+
+    Args:
+        engine: The ledger.
+        actor: Who did it.
+        action: What was done, a code.
+        subject: What it was done to, an opaque id; never anything about a patient.
+        detail: More, never anything about a patient.
+
+    Returns:
+        The chain's head from now on.
+    """
+    with write(engine) as connection:
+        append_entry(connection, actor, action, subject, detail)
+        return _newest_hash(connection)
+
+
+def chain_head(engine: Engine) -> str:
+    """Return the newest entry's hash, to be kept outside of the ledger; reads only.
+
+    Args:
+        engine: The ledger.
+
+    Returns:
+        64 hexadecimal digits; zeros where there is no entry yet.
+    """
+    with read(engine) as connection:
+        return _newest_hash(connection)
+
+
+def has_head(engine: Engine, head: str) -> bool:
+    """Say whether a head that was kept is still part of the chain; reads only.
+
+    With `verify_chain` it follows that no entry up to that one was changed or removed: each hash covers all before it.
+
+    Args:
+        engine: The ledger.
+        head: From `chain_head`, kept elsewhere.
+
+    Returns:
+        False where the chain was cut off before it, or written anew.
+    """
+    with read(engine) as connection:
+        found = connection.execute(select(AuditEntry.id).where(AuditEntry.hash == head)).first()
+    return found is not None or head == GENESIS
+
+
+def _newest_hash(connection: Connection) -> str:
+    newest = select(AuditEntry.hash).order_by(AuditEntry.id.desc()).limit(1)
+    return connection.execute(newest).scalar_one_or_none() or GENESIS
+
+
 def verify_chain(engine: Engine) -> bool:
     """Say whether every entry has its own hash and points at the one before; reads only.
 
@@ -51,8 +103,8 @@ def verify_chain(engine: Engine) -> bool:
         engine: The ledger.
 
     Returns:
-        False if an entry was changed, inserted, or removed from the middle. A chain cut off at its end is sound in
-        itself: compare its newest hash with a copy kept elsewhere.
+        False if an entry was changed, inserted, or removed from the middle. A chain cut off at its end, or written
+        anew as a whole, is sound in itself: `has_head` tells, given a head that was kept elsewhere.
     """
     with read(engine) as connection:
         return is_chain_intact(connection)

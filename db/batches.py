@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
 
+from db.audit import append_entry
 from db.bulk import insert_items
 from db.clock import clock
 from db.control import cancel_batch, pause_batch, refusal, resume_batch
@@ -169,8 +170,8 @@ def _values(item: ItemRow, batch_id: int, chunk_id: int) -> dict[str, Any]:
     }
 
 
-def finish_loading(engine: Engine, batch_id: int, manifest_digest: str) -> Loaded:
-    """Open a loaded batch to the workers. Idempotent; its own transactions.
+def finish_loading(engine: Engine, batch_id: int, manifest_digest: str, actor: str = "nobody") -> Loaded:
+    """Open a loaded batch to the workers. Idempotent; its own transactions; audited.
 
     Where a batch of the same manifest and model exists, the one that was being loaded is deleted and the existing one
     returned: also when two producers load the same archive at the same moment.
@@ -179,6 +180,7 @@ def finish_loading(engine: Engine, batch_id: int, manifest_digest: str) -> Loade
         engine: The ledger.
         batch_id: The batch that was loaded.
         manifest_digest: Digest over everything that was loaded.
+        actor: Who submits it.
 
     Returns:
         The batch to go on with.
@@ -188,7 +190,7 @@ def finish_loading(engine: Engine, batch_id: int, manifest_digest: str) -> Loade
         WrongBatchState: If the batch was opened before with another manifest.
     """
     try:
-        _open_batch(engine, batch_id, manifest_digest)
+        _open_batch(engine, batch_id, manifest_digest, actor)
     except WriteRefused:
         model_digest = get_batch(engine, batch_id).model_digest
         existing = find_batch(engine, manifest_digest, model_digest)
@@ -200,11 +202,12 @@ def finish_loading(engine: Engine, batch_id: int, manifest_digest: str) -> Loade
     return Loaded(batch_id=batch_id, existed=False)
 
 
-def _open_batch(engine: Engine, batch_id: int, manifest_digest: str) -> None:
+def _open_batch(engine: Engine, batch_id: int, manifest_digest: str, actor: str) -> None:
     with write(engine) as connection:
         opening = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING)
         values = {"state": BatchState.OPEN, "manifest_digest": manifest_digest, "opened_at": clock()}
         if connection.execute(opening.values(values)).rowcount:
+            append_entry(connection, actor, "submit_batch", f"batch {batch_id}", f"manifest {manifest_digest}")
             return
         # A lost answer to the COMMIT makes the producer ask again.
         before = select(Batch.manifest_digest).where(Batch.id == batch_id)

@@ -255,13 +255,19 @@ def export(batch: int, kind: str, out: Path) -> int:
 
 
 @cli.command()
-@_batch
+@click.argument("batch", type=click.IntRange(1, 2**63 - 1), required=False)
 @click.option("--rehash", is_flag=True, help="Read the files again and compare them with what was scored.")
+@click.option("--audit", is_flag=True, help="Check the audit trail instead of a batch.")
+@click.option("--head", help="With --audit: a head printed by an earlier export or report.")
 @_json
-def verify(batch: int, rehash: bool, as_json: bool) -> int:
-    """Check the ledger's invariants for BATCH; exit 0 only if all hold."""
+def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_json: bool) -> int:
+    """Check the ledger's invariants for BATCH, or the audit trail; exit 0 only if all hold."""
+    if (batch is None) != audit or (head is not None and not audit) or (rehash and audit):
+        raise click.UsageError("Give a batch, with --rehash perhaps, or --audit, with --head perhaps.")
     from producer import inspection
 
+    if batch is None:
+        return inspection.verify_audit(head, as_json=as_json)
     return inspection.verify(batch, rehash=rehash, as_json=as_json)
 
 

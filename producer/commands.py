@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from sqlalchemy import Engine
 
+from db.audit import record_action
 from db.batches import BatchRow, get_batch
 from db.control import resume_batch
 from db.settings import read_settings
@@ -101,6 +102,8 @@ def _conclude(
     extra: Mapping[str, Any],
 ) -> int:
     if out is not None:
+        head = record_action(engine, name_actor(), "export_batch", f"batch {batch.id}", "run --out")
+        console.print(f"Head of the audit trail: {head}", highlight=False, soft_wrap=True)
         write_results(engine, batch.id, out, extra)
     if as_json:
         print_json(status.as_json())
@@ -227,6 +230,7 @@ def _submit(
             priority=options.priority,
             chunk_items=settings.chunk_items,
             on_items=say_written,
+            actor=name_actor(),
         )
         print_problems(console, submitted.problems, manifest.problems())
         if problems is not None:

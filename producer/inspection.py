@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from sqlalchemy import Engine
 
+from db.audit import chain_head, has_head, record_action, verify_chain
 from db.batches import get_batch
 from db.control import cancel_batch, pause_batch, retry_batch
 from db.health import check_batch
@@ -134,11 +135,14 @@ def export(batch_id: int, kind: str, out: Path) -> int:
     console = open_console()
     engine = open_existing(read_place())
     status = batch_status(engine, batch_id)
+    # Before the first row leaves: what fails half-way was begun all the same.
+    head = record_action(engine, name_actor(), "export_batch", f"batch {batch_id}", kind)
     rows = FORMATS[kind](engine, batch_id, out)
     if kind != "parquet":
         # A CSV file has no room for prior, model and notice.
         write_summary(engine, batch_id, out.with_name(f"{out.name}.summary.json"), {})
     console.print(f"{rows:,} rows written. {NOTICE}", highlight=False)
+    console.print(f"Head of the audit trail: {head}", highlight=False, soft_wrap=True)
     if kind == "isic" and rows < status.found:
         console.print(f"{status.found - rows:,} images without a verdict have no row.", highlight=False)
     if status.open:
@@ -178,6 +182,36 @@ def verify(batch_id: int, *, rehash: bool, as_json: bool) -> int:
             f"{status.referred:,} referred + {status.rejected:,} rejected + {status.quarantined:,} quarantined.",
             highlight=False,
         )
+    return EXIT_SOME_FAILED if findings else EXIT_DONE
+
+
+def verify_audit(head: str | None, *, as_json: bool) -> int:
+    """Do `lesion-screen verify --audit`.
+
+    Args:
+        head: A head that was printed before, kept outside of the ledger; None checks the chain in itself.
+        as_json: Print JSON alone.
+
+    Returns:
+        0 only if no entry was changed or removed, as far as the head tells.
+    """
+    console = open_console(quiet=as_json)
+    engine = open_existing(read_place())
+    findings = []
+    if not verify_chain(engine):
+        findings.append(("audit_chain_is_intact", "An entry of the audit trail was changed, inserted or removed."))
+    if head is not None and not has_head(engine, head):
+        findings.append(("audit_head_is_known", "The trail was cut off, or written anew, after that head was printed."))
+    newest = chain_head(engine)
+    if as_json:
+        found = [{"name": name, "detail": detail} for name, detail in findings]
+        print_json({"sound": not findings, "head": newest, "findings": found})
+    for name, detail in findings:
+        console.print(f"[red]{name}[/]: {detail}", highlight=False)
+    if not findings:
+        console.print(f"The audit trail is sound; its head is {newest}", highlight=False, soft_wrap=True)
+        if head is None:
+            console.print("Whether its end was cut off can only be told with --head and a head that was kept.")
     return EXIT_SOME_FAILED if findings else EXIT_DONE
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine
 
+from db.audit import chain_head
 from db.batches import get_batch
 from db.counts import count_items
 from db.models import get_model
@@ -180,6 +181,7 @@ def write_summary(engine: Engine, batch_id: int, out: Path, extra: Mapping[str, 
         "reasons": dict(sorted(counts.reasons.items())),
         "model_name": model.name,
         "prior": model_prior(engine, batch.model_digest),
+        "audit_head": chain_head(engine),
         "notice": NOTICE,
         **extra,
     }

@@ -72,6 +72,7 @@ def submit_manifest(
     priority: int = 0,
     chunk_items: int = 256,
     on_items: Callable[[int], None] | None = None,
+    actor: str = "nobody",
 ) -> Submitted:
     """Write a staged manifest into the ledger. Idempotent; a transaction a chunk.
 
@@ -83,6 +84,7 @@ def submit_manifest(
         priority: Higher goes first.
         chunk_items: Items of one chunk.
         on_items: Told after each chunk how many items are in the ledger.
+        actor: Who submits, for the audit trail.
 
     Returns:
         The batch, new or found.
@@ -95,7 +97,7 @@ def submit_manifest(
     batch_id, existed = find_batch(engine, digest, model_digest), True
     if batch_id is None:
         discard_stale_loading(engine, source)
-        batch_id, existed = _load(engine, manifest, digest, name, model_digest, priority, chunk_items, on_items)
+        batch_id, existed = _load(engine, manifest, digest, name, model_digest, priority, chunk_items, on_items, actor)
     row = get_batch(engine, batch_id)
     return Submitted(
         batch=batch_id,
@@ -116,6 +118,7 @@ def _load(
     priority: int,
     chunk_items: int,
     on_items: Callable[[int], None] | None,
+    actor: str,
 ) -> tuple[int, bool]:
     chunks = _chunks(manifest.items(), chunk_items)
     first = next(chunks, None)
@@ -133,7 +136,7 @@ def _load(
         loaded += len(items)
         if on_items is not None:
             on_items(loaded)
-    opened = finish_loading(engine, batch_id, digest)
+    opened = finish_loading(engine, batch_id, digest, actor)
     return opened.batch_id, opened.existed
 
 

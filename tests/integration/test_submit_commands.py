@@ -292,3 +292,35 @@ def test_help_starts_nothing_heavy_and_is_quick() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "Not a medical device" in done.stdout
+
+
+def test_the_audit_trail_names_submits_and_exports_and_shows_every_tampering(door: Door, tmp_path: Path) -> None:
+    # Given a batch that was submitted, paused, resumed and exported
+    batch = door.submit()
+    door.screen(batch)
+    door("pause", batch)
+    exported = door("export", batch, "--out", tmp_path / "x.csv")
+    summary = json.loads((tmp_path / "x.csv.summary.json").read_text())
+    head = summary["audit_head"]
+    assert head in exported.stderr
+    with door.engine.connect() as connection:
+        trail = connection.execute(text("SELECT action, subject FROM audit ORDER BY id")).all()
+    assert [row.action for row in trail] == ["activate_model", "submit_batch", "pause_batch", "export_batch"]
+    assert {row.subject for row in trail[1:]} == {f"batch {batch}"}
+
+    # Then it is sound, with the head that the export printed, also after more was done
+    assert json.loads(door("verify", "--audit", "--json").stdout) == {"sound": True, "head": head, "findings": []}
+    door("export", batch, "--out", tmp_path / "y.csv")
+    door("verify", "--audit", "--head", head)
+
+    # If its newest entries are removed, the chain is sound in itself, and a head that was kept tells
+    with door.engine.begin() as connection:
+        connection.execute(text("DELETE FROM audit WHERE action = 'export_batch'"))
+    assert "can only be told with --head" in door("verify", "--audit").stderr
+    result = json.loads(door("verify", "--audit", "--head", head, "--json", code=1).stdout)
+    assert [finding["name"] for finding in result["findings"]] == ["audit_head_is_known"]
+
+    # If an entry is edited, no head is needed
+    with door.engine.begin() as connection:
+        connection.execute(text("UPDATE audit SET actor = 'somebody else' WHERE action = 'submit_batch'"))
+    assert "audit_chain_is_intact" in door("verify", "--audit", code=1).stderr

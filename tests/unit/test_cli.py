@@ -45,6 +45,9 @@ def test_every_command_explains_itself(command: str) -> None:
         ["verify"],
         ["verify", "zero"],
         ["verify", "0"],
+        ["verify", "1", "--audit"],
+        ["verify", "1", "--head", "a"],
+        ["verify", "--audit", "--rehash"],
         ["run", ".", "--workers", "-1"],
     ],
 )
