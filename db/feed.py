@@ -21,9 +21,13 @@ class RungChunk:
     #: Open items.
     items: int
     model_digest: str
+    #: Its worker was not heard of in time: it has waited for a whole lease already.
+    expired: bool
 
 
-def ring_chunks(engine: Engine, *, limit: int, quiet_seconds: float = 15) -> list[RungChunk]:
+def ring_chunks(
+    engine: Engine, *, limit: int, quiet_seconds: float = 15, expired_only: bool = False
+) -> list[RungChunk]:
     """Choose the chunks to ring next and note that they are rung. Not idempotent; its own transaction.
 
     Expired leases come first, then batches of higher priority, then older chunks; only of batches that are open, and
@@ -33,6 +37,7 @@ def ring_chunks(engine: Engine, *, limit: int, quiet_seconds: float = 15) -> lis
         engine: The ledger.
         limit: At most so many.
         quiet_seconds: Leave alone what was rung within so many seconds.
+        expired_only: Leave alone what no worker has begun.
 
     Returns:
         The chunks, most urgent first.
@@ -41,10 +46,11 @@ def ring_chunks(engine: Engine, *, limit: int, quiet_seconds: float = 15) -> lis
         return []
     expired = and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
     quiet = or_(Chunk.rung_at.is_(None), Chunk.rung_at < clock() - quiet_seconds)
+    ready = expired if expired_only else or_(Chunk.state == ChunkState.OPEN, expired)
     due = (
-        select(Chunk.batch_id, Chunk.id, Chunk.open_count, Batch.model_digest)
+        select(Chunk.batch_id, Chunk.id, Chunk.open_count, Chunk.state, Batch.model_digest)
         .join(Batch, Batch.id == Chunk.batch_id)
-        .where(Batch.state == BatchState.OPEN, or_(Chunk.state == ChunkState.OPEN, expired), quiet)
+        .where(Batch.state == BatchState.OPEN, ready, quiet)
         .order_by(case((Chunk.state == ChunkState.RUNNING, 0), else_=1), Batch.priority.desc(), Chunk.id)
         .limit(limit)
         .with_for_update(of=Chunk, skip_locked=True)
@@ -55,7 +61,13 @@ def ring_chunks(engine: Engine, *, limit: int, quiet_seconds: float = 15) -> lis
             rung = update(Chunk).where(Chunk.id.in_([row.id for row in rows]))
             connection.execute(rung.values(rung_at=clock()))
     return [
-        RungChunk(batch_id=row.batch_id, chunk_id=row.id, items=row.open_count, model_digest=row.model_digest)
+        RungChunk(
+            batch_id=row.batch_id,
+            chunk_id=row.id,
+            items=row.open_count,
+            model_digest=row.model_digest,
+            expired=row.state == ChunkState.RUNNING,
+        )
         for row in rows
     ]
 

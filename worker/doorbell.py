@@ -51,27 +51,37 @@ class Doorbell:
     ) -> None:
         self.close()
 
-    def ring(self, check: ClaimCheck) -> None:
+    def ring(self, check: ClaimCheck, *, urgent: bool = False) -> None:
         """Publish one claim check. Ringing twice is harmless: the second claim finds nothing.
 
         Args:
             check: Which chunk is to be screened.
+            urgent: Let it overtake the messages that wait.
 
         Raises:
             BrokerUnavailable: If Redis does not take it.
         """
         try:
             self._app.send_task(SCREEN_CHUNK, args=(check.model_dump(mode="json"),), queue=SCREENING_QUEUE, retry=False)
+            if urgent:
+                self._move_to_front()
         except _BROKER_ERRORS as error:
             raise _unavailable() from error
 
-    def ring_open(self, engine: "Engine", *, limit: int, quiet_seconds: float = 15) -> int:
-        """Ring for open chunks that were not rung lately.
+    def _move_to_front(self) -> None:
+        # Kombu publishes on the left of a list and consumes on its right. Should another message have come in between,
+        # that one overtakes, and the order is all that differs.
+        with self._app.connection_or_acquire() as connection:
+            connection.default_channel.client.lmove(SCREENING_QUEUE, SCREENING_QUEUE, "LEFT", "RIGHT")
+
+    def ring_open(self, engine: "Engine", *, limit: int, quiet_seconds: float = 15, expired_only: bool = False) -> int:
+        """Ring for open chunks that were not rung lately; what a dead worker held overtakes what waits.
 
         Args:
             engine: The ledger, which notes what is rung.
             limit: Chunks at most.
             quiet_seconds: Chunks rung within so many seconds are left out.
+            expired_only: Chunks that no worker has begun are left out.
 
         Returns:
             How many chunks were rung.
@@ -81,7 +91,7 @@ class Doorbell:
         """
         from db.feed import ring_chunks
 
-        rung = ring_chunks(engine, limit=limit, quiet_seconds=quiet_seconds)
+        rung = ring_chunks(engine, limit=limit, quiet_seconds=quiet_seconds, expired_only=expired_only)
         for chunk in rung:
             self.ring(
                 ClaimCheck(
@@ -90,7 +100,8 @@ class Doorbell:
                     chunk=chunk.chunk_id,
                     items=chunk.items,
                     model=chunk.model_digest,
-                )
+                ),
+                urgent=chunk.expired,
             )
         return len(rung)
 

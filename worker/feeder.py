@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 
 
 def feed_once(engine: Engine, doorbell: Doorbell, settings: WorkerSettings) -> int:
-    """Ring for open chunks until the queue is deep enough.
+    """Ring for open chunks until the queue is deep enough, and for what dead workers held in any case.
 
     Args:
         engine: The ledger.
@@ -49,9 +49,11 @@ def feed_once(engine: Engine, doorbell: Doorbell, settings: WorkerSettings) -> i
     depth = settings.queue_depth or _DEPTH_AT_REST + _DEPTH_PER_WORKER * running_workers(engine)
     # Redis is asked first: while it is away no chunk is noted as rung.
     room = depth - doorbell.queue_depth()
-    if room <= 0:
-        return 0
-    rung = doorbell.ring_open(engine, limit=room, quiet_seconds=settings.quiet_seconds)
+    # A chunk whose worker died has waited for a whole lease: it neither waits for room nor behind a full queue.
+    full = room <= 0
+    rung = doorbell.ring_open(
+        engine, limit=depth if full else room, quiet_seconds=settings.quiet_seconds, expired_only=full
+    )
     if rung:
         _log.info("rung", rung=rung, depth=depth)
     return rung

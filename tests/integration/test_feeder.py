@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from db.chunks import claim_chunk
 from worker.doorbell import Doorbell
 from worker.errors import BrokerUnavailable
 from worker.feeder import feed_once
@@ -46,8 +47,6 @@ def test_the_depth_can_be_set(archive: Archive, redis_url: str) -> None:
 
 
 def test_each_running_worker_makes_the_queue_deeper(archive: Archive, redis_url: str) -> None:
-    from db.chunks import claim_chunk
-
     # Given two workers that hold leases, one of them two
     batch = load_small_chunks(archive, 30)
     first, second, third = archive.chunks(batch)[:3]
@@ -58,6 +57,24 @@ def test_each_running_worker_makes_the_queue_deeper(archive: Archive, redis_url:
     # Then twelve messages wait
     with Doorbell(redis_url) as doorbell:
         assert feed_once(archive.engine, doorbell, settings()) == 12
+
+
+def test_a_dead_workers_chunk_overtakes_a_full_queue(archive: Archive, stack: Stack, redis_url: str) -> None:
+    # Given a full queue, and a chunk that was claimed by a worker that died
+    batch = load_small_chunks(archive, 12)
+    dead = archive.chunks(batch)[-1]
+    with Doorbell(redis_url) as doorbell:
+        assert feed_once(archive.engine, doorbell, settings(queue_depth=8)) == 8
+        assert claim_chunk(archive.engine, dead, worker="w0", lease_seconds=0) is not None
+
+        # If the feeder comes by
+        assert feed_once(archive.engine, doorbell, settings(queue_depth=8)) == 1
+
+        # Then that chunk alone is added, and the worker that has time takes it first
+        assert doorbell.queue_depth() == 9
+    stack.start_worker()
+    stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'done'") == 9)
+    assert archive.number("SELECT id FROM chunk WHERE state = 'done' ORDER BY recorded_at LIMIT 1") == dead
 
 
 def test_a_message_is_small_and_names_ids_only(archive: Archive, redis_server: RedisServer) -> None:

@@ -27,7 +27,7 @@ def test_a_rung_chunk_says_what_the_message_needs(scene: Scene) -> None:
     # If it is rung
     # Then it names its batch, its open items and the model
     assert ring_chunks(scene.engine, limit=1) == [
-        RungChunk(batch_id=batch, chunk_id=chunk, items=2, model_digest="a" * 64)
+        RungChunk(batch_id=batch, chunk_id=chunk, items=2, model_digest="a" * 64, expired=True)
     ]
 
 
@@ -43,6 +43,21 @@ def test_expired_leases_go_first_then_priority_then_age(scene: Scene) -> None:
     # Then that is their order
     assert rung(scene, limit=2) == [dead, urgent]
     assert rung(scene) == [urgent_too, old, low]
+
+
+def test_what_a_dead_worker_held_is_told_apart(scene: Scene) -> None:
+    # Given a chunk that waits and one whose lease ran out
+    _, (_waiting, dead) = scene.open(1, 1)
+    scene.claim(dead)
+    scene.expire(dead)
+
+    # If only what was begun is rung, and then all
+    begun = ring_chunks(scene.engine, limit=10, expired_only=True)
+    rest = ring_chunks(scene.engine, limit=10)
+
+    # Then it comes first, and marked
+    assert [(chunk.chunk_id, chunk.expired) for chunk in begun] == [(dead, True)]
+    assert [chunk.expired for chunk in rest] == [False]
 
 
 def test_what_was_rung_a_moment_ago_is_left_alone(scene: Scene) -> None:
