@@ -133,6 +133,10 @@ def _threshold(scores: NDArray[np.float64]) -> float:
     return float(np.sort(scores)[::-1][wanted - 1])
 
 
+#: Variance of a direction below which it counts as constant.
+LEAST_VARIANCE: Final = 1e-12
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpace:
     """Where known lesions lie in the network's features.
@@ -141,17 +145,29 @@ class FeatureSpace:
         mean: `(f,)` float32, the mean feature vector.
         projection: `(f, k)` float32: principal components, whitened within classes.
         centres: `(7, k)` float32: class means after projection.
+        residual: `()` float32: mean variance of the dimensions that the components leave over.
     """
 
     mean: NDArray[np.float32]
     projection: NDArray[np.float32]
     centres: NDArray[np.float32]
+    residual: NDArray[np.float32]
+
+    def basis(self) -> NDArray[np.float64]:
+        """Orthonormal basis `(f, k)` of the space that the components span."""
+        return np.linalg.qr(self.projection.astype(np.float64))[0]
 
     def distance(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Mahalanobis distance of `(n, f)` features to the nearest class (Lee et al. 2018, equation 2)."""
-        points = (np.asarray(features, np.float64) - self.mean) @ self.projection
-        gaps = points[:, None, :] - self.centres[None].astype(np.float64)
-        return np.sqrt((gaps**2).sum(axis=2).min(axis=1))
+        """Mahalanobis distance of `(n, f)` features to the nearest class (Lee et al. 2018, equation 2).
+
+        The covariance is that of the components within, and the same in every direction without (Moghaddam &
+        Pentland 1997, equation 9: distance in and from feature space). The part without is what knows a grey card from
+        skin: the components were chosen by what varies between lesions, where it lies in the middle.
+        """
+        offsets = np.asarray(features, np.float64) - self.mean
+        gaps = (offsets @ self.projection)[:, None, :] - self.centres[None].astype(np.float64)
+        outside = (offsets**2).sum(axis=1) - ((offsets @ self.basis()) ** 2).sum(axis=1)
+        return np.sqrt((gaps**2).sum(axis=2).min(axis=1) + np.maximum(outside, 0) / self.residual)
 
 
 def fit_feature_space(features: NDArray[np.floating], labels: NDArray[np.int64]) -> FeatureSpace:
@@ -164,16 +180,22 @@ def fit_feature_space(features: NDArray[np.floating], labels: NDArray[np.int64])
     from sklearn.decomposition import PCA
 
     wide = np.asarray(features, np.float64)
-    pca = PCA(min(COMPONENTS, *wide.shape), svd_solver="randomized", random_state=0).fit(wide)
+    # Features that are all alike, as an untrained network's may be, have no variance to share out.
+    with np.errstate(invalid="ignore"):
+        pca = PCA(min(COMPONENTS, *wide.shape), svd_solver="randomized", random_state=0).fit(wide)
     points = pca.transform(wide)
     centres = np.stack([points[labels == index].mean(axis=0) for index in range(len(CLASSES))])
     residual = points - centres[labels]
     values, vectors = np.linalg.eigh(residual.T @ residual / len(residual))
-    whitening = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max()))
+    whitening = vectors / np.sqrt(np.maximum(values, max(1e-6 * values.max(), LEAST_VARIANCE)))
+    left_over = ((wide - pca.mean_) ** 2).sum() - (points**2).sum()
+    dimensions = max(wide.shape[1] - points.shape[1], 1)
     return FeatureSpace(
         mean=pca.mean_.astype(np.float32),
         projection=(pca.components_.T @ whitening).astype(np.float32),
         centres=(centres @ whitening).astype(np.float32),
+        # Not zero: as many components as features leave nothing over but rounding.
+        residual=np.array(max(left_over / (len(wide) * dimensions), 1e-6 * wide.var(), LEAST_VARIANCE), np.float32),
     )
 
 

@@ -167,8 +167,13 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, Feature
     for name, variable in variables.items():
         variable.assign(arrays[name])
     space = FeatureSpace(
-        mean=arrays["space.mean"], projection=arrays["space.projection"], centres=arrays["space.centres"]
+        mean=arrays["space.mean"],
+        projection=arrays["space.projection"],
+        centres=arrays["space.centres"],
+        residual=arrays["space.residual"],
     )
+    if space.residual <= 0:
+        raise ArtifactError("The model's weights.h5 measures distances in no unit.")
     return network, space
 
 
@@ -187,6 +192,7 @@ def _space_shapes(width: int) -> dict[str, tuple[int, ...]]:
         "space.mean": (width,),
         "space.projection": (width, COMPONENTS),
         "space.centres": (len(CLASSES), COMPONENTS),
+        "space.residual": (),
     }
 
 

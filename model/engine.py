@@ -53,6 +53,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
 
     bias = tf.constant(log_prior, tf.float32)
     mean, projection, centres = (tf.constant(part) for part in (space.mean, space.projection, space.centres))
+    basis, residual = tf.constant(space.basis(), tf.float32), tf.constant(space.residual, tf.float32)
 
     @tf.function(
         input_signature=[
@@ -64,8 +65,11 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
         pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
         outputs = network([pixels, metadata], training=False)
         posteriors = tf.nn.softmax(outputs["logits"] / temperature + bias)
-        points = tf.matmul(outputs["features"] - mean, projection)
-        gaps = tf.reduce_sum(tf.square(points[:, None, :] - centres[None]), axis=2)
-        return posteriors, tf.sqrt(tf.reduce_min(gaps, axis=1))
+        offsets = outputs["features"] - mean
+        gaps = tf.reduce_sum(tf.square(tf.matmul(offsets, projection)[:, None, :] - centres[None]), axis=2)
+        outside = tf.reduce_sum(
+            tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1
+        )
+        return posteriors, tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual)
 
     return convert_variables_to_constants_v2(score.get_concrete_function())

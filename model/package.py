@@ -21,13 +21,13 @@ from model.artifact import (
     write_artifact,
 )
 from model.build import BuiltModel
+from model.card import model_card
 from model.classifier import golden_input, network_arrays
 from model.engine import FrozenGraph
 from model.errors import ArtifactError
 from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
-from model.report import Evaluation
 
 GOLDEN_SEED: Final = 7530
 #: float16 weights may move no probability of the golden input further than this.
@@ -52,7 +52,7 @@ def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_
     """
     variables = network_arrays(built.network)
     arrays: dict[str, Any] = {key: np.asarray(variable).astype(np.float16) for key, variable in variables.items()}
-    arrays |= {f"space.{key}": getattr(built.space, key) for key in ("mean", "projection", "centres")}
+    arrays |= {f"space.{key}": getattr(built.space, key) for key in ("mean", "projection", "centres", "residual")}
     exact = _golden(built)
     for key, variable in variables.items():
         variable.assign(arrays[key].astype(np.float32))
@@ -97,52 +97,3 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
         weights_sha256=weights_sha256,
         golden=GoldenPart(seed=GOLDEN_SEED, posterior=tuple(tuple(row) for row in golden.astype(float).tolist())),
     )
-
-
-def model_card(manifest: Manifest) -> str:
-    """Write the model card (Mitchell et al. 2019) from the manifest alone."""
-    metrics, point, referral = Evaluation.model_validate(manifest.metrics), manifest.operating_point, manifest.referral
-    recalls = "\n".join(f"| {label} | {metrics.classes[label].sensitivity:.3f} |" for label in CLASSES)
-    low, high = point.sensitivity_interval
-    return f"""# {manifest.name}
-
-**Not a medical device.** It orders dermoscopic images for a person to read; a low score means "not prioritised".
-
-| | |
-|---|---|
-| model digest | `{manifest.digest}` |
-| network | {manifest.network.backbone}, {manifest.network.attention} soft attention, \
-{manifest.network.heads} heads, metadata branch `{manifest.network.metadata}`, {manifest.network.input_size} px |
-| trained on | {manifest.training.data} |
-| data digest | `{manifest.training.data_digest}` |
-| held out | {manifest.training.held_out}; the gate set (a tenth of the lesions) was never seen |
-| weights | float16, sha256 `{manifest.weights_sha256}` |
-
-## On held-out lesions ({metrics.images} images of {metrics.lesions} lesions)
-
-| figure | |
-|---|---|
-| balanced accuracy (mean recall) | {metrics.balanced_accuracy:.3f} |
-| the same with all metadata removed | {metrics.balanced_accuracy_without_metadata:.3f} |
-| accuracy of `diagnosis` | {metrics.accuracy:.3f} |
-| accuracy of the posterior's argmax | {metrics.accuracy_of_posterior:.3f} |
-| macro AUC | {metrics.macro_auc:.3f} |
-| malignant AUC | {metrics.malignant_auc:.3f} |
-| expected calibration error (15 bins) | {metrics.calibration.top_class:.3f} |
-
-| diagnosis | recall |
-|---|---|
-{recalls}
-
-## Operating point
-
-A malignant score of {point.threshold:.4f} or more flags {point.sensitivity:.1%} (95 % interval {low:.1%} to {high:.1%})
-of malignant or premalignant lesions and {point.melanoma_sensitivity:.1%} of melanomas, and leaves
-{point.specificity:.1%} of the benign lesions alone, at a prevalence of {point.prevalence:.1%} among {point.lesions}
-lesions. {referral.referred:.1%} of the images are referred whatever their score.
-
-## Limits
-
-One centre's images dominate the training data, mostly of light skin; no smartphone pictures, no other diagnoses than
-the seven. Probabilities hold at the training prior and drift with prevalence. Follow-up nevi flatter specificity.
-"""

@@ -100,6 +100,50 @@ class Subgroup(_Part):
     referred: Interval
 
 
+class MapFigures(_Part):
+    """How fast the diagnosis loses its support when pixels are deleted in a map's order.
+
+    Attributes:
+        area: Mean area under the deletion curve: lower where the map finds earlier what the model uses.
+        less_than_random: Area of random orders minus this one's on the same images: above 0 where the map tells more
+            than chance.
+    """
+
+    area: Interval
+    less_than_random: Interval
+
+
+class Explanation(_Part):
+    """The deletion test.
+
+    Attributes:
+        images: How many images, each of another lesion.
+        maps: Figures of "attention", of "grad_cam" (the baseline), and of "centre" (pixels from the middle outwards,
+            knowing nothing of the model: lesions are photographed in the middle).
+    """
+
+    images: int
+    maps: dict[str, MapFigures]
+
+
+class Trial(_Part):
+    """Something that was tried, and what it gave on the lesions named.
+
+    Attributes:
+        name: What was different, in words.
+        judged_on: Which lesions, in words.
+        balanced_accuracy: Of `diagnosis`.
+        macro_auc: Mean over the classes.
+        melanoma_recall: Sensitivity of `diagnosis` for melanoma.
+    """
+
+    name: str
+    judged_on: str
+    balanced_accuracy: Interval
+    macro_auc: Interval
+    melanoma_recall: Interval
+
+
 class Evaluation(_Part):
     """Everything that is said about a model's verdicts on labelled images.
 
@@ -125,6 +169,8 @@ class Evaluation(_Part):
         operating_point: At the stored threshold.
         referral: What is referred.
         subgroups: By age band, sex and site.
+        explanation: The deletion test, or None if that was not asked.
+        trials: What was tried on the way to the model.
     """
 
     images: int
@@ -148,3 +194,5 @@ class Evaluation(_Part):
     operating_point: OperatingFigures
     referral: ReferralFigures
     subgroups: tuple[Subgroup, ...]
+    explanation: Explanation | None = None
+    trials: tuple[Trial, ...] = ()

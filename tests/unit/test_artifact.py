@@ -149,8 +149,9 @@ def test_a_manifest_that_names_code_or_other_labels_is_refused(
 
 def test_zeroed_weights_with_a_matching_digest_are_caught_by_the_golden_prediction(copy: Path) -> None:
     def zero(file: h5py.File) -> None:
-        for dataset in file.values():
-            dataset[...] = 0
+        for name, dataset in file.items():
+            if name.startswith("network."):
+                dataset[...] = 0
 
     repack(copy, zero)
 

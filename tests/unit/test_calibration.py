@@ -99,3 +99,11 @@ def test_balanced_confidence_does_not_depend_on_how_common_the_class_is() -> Non
     confidences = balanced_confidence(posterior(logits, PRIOR), PRIOR)
 
     assert confidences == pytest.approx(np.full(7, confidences[0]))
+
+
+def test_features_that_are_all_alike_give_a_space_without_distances() -> None:
+    features = np.ones((70, 100), np.float32)
+
+    space = fit_feature_space(features, np.arange(70) % 7)
+
+    assert space.distance(features) == pytest.approx(np.zeros(70), abs=1e-3)

@@ -10,10 +10,11 @@ import pytest
 
 from model.build import BuiltModel, run_network
 from model.calibration import posterior
+from model.card import model_card
 from model.classifier import LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata
-from model.package import MAX_ROUNDING, model_card
+from model.package import MAX_ROUNDING
 
 
 @pytest.fixture(scope="module")

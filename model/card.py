@@ -1,0 +1,259 @@
+"""The model card (Mitchell et al. 2019), written from the manifest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from model.artifact import Manifest
+from model.bootstrap import Interval
+from model.labels import CLASSES
+from model.report import Evaluation, Explanation
+
+
+def model_card(manifest: Manifest) -> str:
+    """Write the card in Markdown; every figure stands with its 95 % interval by lesion."""
+    found = Evaluation.model_validate(manifest.metrics)
+    sections = [
+        _identity(manifest),
+        _figures(found),
+        _classes(found),
+        _calibration(manifest, found),
+        _operating_point(manifest, found),
+        _referral(manifest, found),
+        _subgroups(found),
+        *([] if found.explanation is None else [_explanation(manifest, found.explanation)]),
+        *([_trials(found)] if found.trials else []),
+        _LIMITS,
+    ]
+    return "\n".join(sections)
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(header), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _percent(figure: Interval) -> str:
+    return f"{figure:.1%}"
+
+
+def _identity(manifest: Manifest) -> str:
+    network, training = manifest.network, manifest.training
+    attention = "no" if network.attention == "none" else f"{network.attention} ({network.heads} heads)"
+    rows = [
+        ("model digest", f"`{manifest.digest}`"),
+        (
+            "network",
+            (
+                f"{network.backbone}, {attention} soft attention, metadata branch `{network.metadata}`, "
+                f"{network.input_size} px"
+            ),
+        ),
+        ("recipe", f"{training.recipe.get('name', 'default')}"),
+        ("trained on", training.data),
+        ("data digest", f"`{training.data_digest}`"),
+        ("judged on", f"{training.held_out}; the gate set (a tenth of the lesions) was never seen"),
+        ("program", f"commit `{training.git_commit}`"),
+        ("weights", f"float16, sha256 `{manifest.weights_sha256}`"),
+    ]
+    return f"""# {manifest.name}
+
+**Not a medical device.** It orders dermoscopic images for a person to read; a low score means "not prioritised".
+
+{_table(("", ""), rows)}"""
+
+
+def _figures(found: Evaluation) -> str:
+    rows = [("balanced accuracy: mean recall (ISIC's)", f"{found.balanced_accuracy:.3f}")]
+    if found.balanced_accuracy_without_metadata is not None and found.metadata_gain is not None:
+        rows += [
+            ("the same with all metadata removed", f"{found.balanced_accuracy_without_metadata:.3f}"),
+            ("what metadata add to it", f"{found.metadata_gain:.3f}"),
+        ]
+    rows += [
+        (
+            "balanced accuracy: mean of (sensitivity + specificity) / 2 (the paper's)",
+            f"{found.paper_balanced_accuracy:.3f}",
+        ),
+        ("accuracy of `diagnosis`", f"{found.accuracy:.3f}"),
+        ("accuracy of the posterior's argmax", f"{found.accuracy_of_posterior:.3f}"),
+        ("macro precision", f"{found.precision:.3f}"),
+        ("macro F1", f"{found.f1:.3f}"),
+        ("macro specificity", f"{found.specificity:.3f}"),
+        ("macro ROC AUC", f"{found.macro_auc:.3f}"),
+        ("malignant ROC AUC", f"{found.malignant_auc:.3f}"),
+    ]
+    return f"""## On held-out lesions: {found.images} images of {found.lesions} lesions
+
+`diagnosis` is the argmax of posterior / prior. In brackets: 95 % intervals of a bootstrap of whole lesions \
+({found.draws} draws).
+
+{_table(("figure", "value (95 % interval)"), rows)}"""
+
+
+def _classes(found: Evaluation) -> str:
+    rows = [
+        (
+            name,
+            *(
+                str(count)
+                for count in (one.true_positives, one.false_positives, one.false_negatives, one.true_negatives)
+            ),
+            *(f"{figure:.3f}" for figure in (one.sensitivity, one.specificity, one.precision, one.f1, one.auc)),
+        )
+        for name, one in found.classes.items()
+    ]
+    matrix = [(name, *(str(count) for count in counts)) for name, counts in zip(CLASSES, found.confusion, strict=True)]
+    header = ("class", "TP", "FP", "FN", "TN", "sensitivity", "specificity", "precision", "F1", "ROC AUC")
+    return f"""## By diagnosis
+
+{_table(header, rows)}
+Truth in rows, `diagnosis` in columns:
+
+{_table(("", *CLASSES), matrix)}"""
+
+
+def _calibration(manifest: Manifest, found: Evaluation) -> str:
+    before, after = found.calibration_before, found.calibration
+    rows = [
+        (words, f"{getattr(before, name):.3f}", f"{getattr(after, name):.3f}")
+        for words, name in (
+            ("argmax of the posterior", "top_class"),
+            ("`confidence` of `diagnosis`", "diagnosis"),
+            ("every class against the rest, averaged", "all_classes"),
+            ("malignant score", "malignant"),
+        )
+    ]
+    return f"""## Calibration
+
+Temperature {manifest.calibration.temperature:.3f}. Expected calibration error over 15 bins; each image is judged with \
+a temperature fitted to other lesions.
+
+{_table(("what is calibrated", "before", "after"), rows)}"""
+
+
+def _operating_point(manifest: Manifest, found: Evaluation) -> str:
+    point = found.operating_point
+    rows = [
+        ("malignant or premalignant lesions flagged or referred", _percent(point.sensitivity)),
+        ("… by the score alone", _percent(point.sensitivity_by_score)),
+        ("melanomas flagged or referred", _percent(point.melanoma_sensitivity)),
+        ("… by the score alone", _percent(point.melanoma_sensitivity_by_score)),
+        ("benign lesions neither flagged nor referred", _percent(point.specificity)),
+        ("… not flagged by the score", _percent(point.specificity_by_score)),
+        ("proven by histology: malignant lesions flagged or referred", _percent(point.histology_sensitivity)),
+        ("proven by histology: benign lesions neither flagged nor referred", _percent(point.histology_specificity)),
+    ]
+    return f"""## Operating point
+
+A lesion is flagged where the malignant score of any of its images reaches {manifest.operating_point.threshold:.4f}: the
+highest score that alone finds 95 % of malignant or premalignant lesions and 95 % of melanomas (chosen anew on each \
+draw: {point.threshold.low:.4f} to {point.threshold.high:.4f}). Judged on {point.lesions} lesions, \
+{point.prevalence:.1%} of \
+them malignant or premalignant; {point.histology_lesions} were proven by histology: nevi known from follow-up flatter \
+specificity.
+
+{_table(("share of lesions", "value (95 % interval)"), rows)}"""
+
+
+def _referral(manifest: Manifest, found: Evaluation) -> str:
+    referral = found.referral
+    classes = [(name, "none" if share is None else f"{share:.1%}") for name, share in referral.by_class.items()]
+    return f"""## Referral
+
+{_percent(referral.referred)} of the images go to a person whatever their score: {referral.unfamiliar:.1%} \
+because they lie farther than {manifest.referral.max_distance:.1f} from every class in feature \
+space (`unfamiliar_image`), \
+{referral.low_confidence:.1%} because they are too close to
+call (`low_confidence`). Each image is judged with thresholds chosen on other lesions.
+
+{_table(("diagnosis", "images referred"), classes)}"""
+
+
+def _subgroups(found: Evaluation) -> str:
+    rows = [
+        (
+            one.field,
+            one.group,
+            str(one.images),
+            str(one.lesions),
+            str(one.malignant_lesions),
+            f"{one.balanced_accuracy:.3f}",
+            f"{one.malignant_auc:.3f}",
+            _percent(one.sensitivity),
+            _percent(one.specificity),
+            _percent(one.referred),
+        )
+        for one in found.subgroups
+    ]
+    header = ("by", "group", "images", "lesions", "malignant", "balanced accuracy", "malignant AUC")
+    return f"""## Subgroups
+
+At the same operating point; malignant lesions count as found when flagged or referred. Where few are malignant, the
+interval of a sensitivity says little.
+
+{_table((*header, "sensitivity", "specificity", "referred"), rows)}"""
+
+
+def _explanation(manifest: Manifest, found: Explanation) -> str:
+    names = {"attention": f"{manifest.network.attention} soft attention", "grad_cam": "Grad-CAM (baseline)"}
+    names["centre"] = "from the middle outwards (knows nothing of the model)"
+    rows = [
+        (names[name], f"{figures.area:.3f}", f"{figures.less_than_random:.3f}") for name, figures in found.maps.items()
+    ]
+    return f"""## What the maps point at
+
+Deletion test on {found.images} images: pixels take the colour of the image's border in the order of the map, and the \
+support of the
+diagnosis falls. A smaller area means the map finds earlier what the model uses; one that does no better than random is
+no explanation. {_conclude(found)}
+
+{_table(("order", "area under the curve", "less than random order"), rows)}"""
+
+
+def _conclude(found: Explanation) -> str:
+    return " ".join(_verdicts(found))
+
+
+def _verdicts(found: Explanation) -> Iterator[str]:
+    attention = found.maps.get("attention")
+    if attention is None or attention.less_than_random.low is None or attention.less_than_random.high is None:
+        return
+    if attention.less_than_random.low > 0:
+        yield "Here the attention map points at what the model uses more than chance does."
+    elif attention.less_than_random.high < 0:
+        yield "Here the attention map points away from what the model uses: do not read it as an explanation."
+    else:
+        yield "Here the attention map is no better than chance, within the noise: do not read it as an explanation."
+    others = {"grad_cam": "Grad-CAM", "centre": "the plain order from the middle outwards"}
+    better = [
+        words
+        for name, words in others.items()
+        if name in found.maps and (found.maps[name].area.value or 0) < (attention.area.value or 0)
+    ]
+    if better:
+        yield f"Did better: {', '.join(better)}."
+
+
+def _trials(found: Evaluation) -> str:
+    rows = [
+        (
+            one.name,
+            one.judged_on,
+            f"{one.balanced_accuracy:.3f}",
+            f"{one.macro_auc:.3f}",
+            f"{one.melanoma_recall:.3f}",
+        )
+        for one in found.trials
+    ]
+    return f"""## What was tried
+
+{_table(("what", "judged on", "balanced accuracy", "macro AUC", "melanoma recall"), rows)}"""
+
+
+_LIMITS = """## Limits
+
+One centre's images dominate the training data, mostly of light skin; no smartphone pictures, no other diagnoses than
+the seven. Probabilities hold at the training prior and drift with prevalence.
+"""
