@@ -103,7 +103,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
             "The SQLite ledger lies on a network file system, where its locks fail; "
             "set LESION_SCREEN_HOME to a local folder or DB_URL to a PostgreSQL database."
         )
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _create_private(path)
     engine = create_engine(
         url.set(database=str(path)),
         pool_size=pool_size,
@@ -115,6 +115,16 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
     event.listen(engine, "begin", _begin_sqlite)
     _switch_to_wal(path)
     return engine
+
+
+def _create_private(path: Path) -> None:
+    # A file that is there is not even opened: closing any descriptor of it would drop the locks that other engines of
+    # this process hold (POSIX fcntl), and the last one to leave elsewhere would delete the WAL under their hands
+    # (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
 
 
 def _open_postgres(url: URL, pool_size: int) -> Engine:

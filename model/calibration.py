@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -152,6 +152,10 @@ class FeatureSpace:
     projection: NDArray[np.float32]
     centres: NDArray[np.float32]
     residual: NDArray[np.float32]
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Name its arrays as an artifact's weight file does."""
+        return {f"space.{field.name}": getattr(self, field.name) for field in fields(self)}
 
     def basis(self) -> NDArray[np.float64]:
         """Orthonormal basis `(f, k)` of the space that the components span."""

@@ -52,7 +52,7 @@ def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_
     """
     variables = network_arrays(built.network)
     arrays: dict[str, Any] = {key: np.asarray(variable).astype(np.float16) for key, variable in variables.items()}
-    arrays |= {f"space.{key}": getattr(built.space, key) for key in ("mean", "projection", "centres", "residual")}
+    arrays |= built.space.arrays()
     exact = _golden(built)
     for key, variable in variables.items():
         variable.assign(arrays[key].astype(np.float32))

@@ -14,7 +14,7 @@ import tensorflow as tf
 from model.architectures import TABLE_8, paper_network
 from model.artifact import NetworkPart, pack_weights, read_manifest, shipped_artifact, write_artifact
 from model.backbones import BACKBONES, BackboneName, freeze_first_blocks
-from model.calibration import COMPONENTS
+from model.calibration import COMPONENTS, FeatureSpace
 from model.classifier import load_network, network_arrays
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata, metadata_width
@@ -144,8 +144,13 @@ def test_a_backbone_trains_a_step_is_saved_as_an_artifact_and_predicts_the_same_
         arrays[key] = np.asarray(variable).astype(np.float16)
         variable.assign(arrays[key].astype(np.float32))
     width = network.output["features"].shape[-1]
-    space = {"mean": (width,), "projection": (width, COMPONENTS), "centres": (len(CLASSES), COMPONENTS)}
-    weights = pack_weights(arrays | {f"space.{key}": np.zeros(shape, np.float16) for key, shape in space.items()})
+    space = FeatureSpace(
+        mean=np.zeros(width, np.float32),
+        projection=np.zeros((width, COMPONENTS), np.float32),
+        centres=np.zeros((len(CLASSES), COMPONENTS), np.float32),
+        residual=np.ones((), np.float32),
+    )
+    weights = pack_weights(arrays | space.arrays())
     described = {
         "network": NetworkPart(**config.model_dump()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

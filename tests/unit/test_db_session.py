@@ -1,9 +1,12 @@
 """Opening a ledger: what is refused, and which errors pass by themselves."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 from sqlalchemy import exc as sa
 
 from db.errors import LedgerError, NetworkFileSystem
@@ -67,6 +70,31 @@ def test_what_cannot_be_a_ledger_is_refused_without_its_address(url: str) -> Non
     with pytest.raises(LedgerError) as refused:
         open_ledger(url)
     assert "secret" not in str(refused.value)
+
+
+def test_opening_a_ledger_twice_leaves_the_first_engine_its_locks(sqlite_ledger: Engine) -> None:
+    # Given an engine that holds a connection, and another one that opens the same file in this process
+    url = sqlite_ledger.url.render_as_string()
+    with sqlite_ledger.connect() as connection:
+        before = connection.exec_driver_sql("SELECT count(*) FROM batch").scalar_one()
+        connection.rollback()
+        open_ledger(url).dispose()
+
+        # If another process opens the file, writes, and leaves as the last one it knows of
+        program = (
+            "import sqlite3, sys; ledger = sqlite3.connect(sys.argv[1]); "
+            "ledger.execute('CREATE TABLE other (n)'); ledger.commit(); ledger.close()"
+        )
+        subprocess.run([sys.executable, "-c", program, str(sqlite_ledger.url.database)], check=True, timeout=60)
+
+        # Then the write-ahead log is still there, and the engine reads and writes on
+        assert Path(f"{sqlite_ledger.url.database}-wal").exists()
+        assert connection.exec_driver_sql("SELECT count(*) FROM batch").scalar_one() == before
+        connection.exec_driver_sql("INSERT INTO other VALUES (1)")
+        connection.commit()
+    with sqlite_ledger.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+        assert connection.exec_driver_sql("SELECT n FROM other").scalar_one() == 1
 
 
 def test_a_server_that_refuses_connections_is_transient(tmp_path: Path) -> None:
