@@ -1,8 +1,9 @@
 """What a person does to a batch: pause it, resume it, cancel it, retry what failed in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, select, update
 
 from db.audit import append_entry
 from db.errors import UnknownBatch, WrongBatchState
@@ -69,6 +70,9 @@ def cancel_batch(engine: Engine, batch_id: int, actor: str) -> bool:
     return _change_state(engine, batch_id, actor, frozenset({BatchState.OPEN, BatchState.PAUSED}), BatchState.CANCELLED)
 
 
+#: Chunks changed in one statement.
+_MANY = 500
+
 #: Audit action of each state that a person can give a batch.
 _ACTIONS = {BatchState.PAUSED: "pause_batch", BatchState.OPEN: "resume_batch", BatchState.CANCELLED: "cancel_batch"}
 
@@ -78,7 +82,7 @@ def _change_state(
 ) -> bool:
     with write(engine) as connection:
         # Waits for claims in flight and holds back new ones: see claim_chunk.
-        state = connection.execute(select(Batch.state).where(Batch.id == batch_id).with_for_update()).scalar()
+        state = connection.execute(_lock_state(batch_id)).scalar()
         if state == to_state:
             return False
         if state not in from_states:
@@ -88,6 +92,12 @@ def _change_state(
             _fence_out(connection, batch_id)
         append_entry(connection, actor, _ACTIONS[to_state], f"batch {batch_id}")
         return True
+
+
+def _lock_state(batch_id: int) -> Select[BatchState]:
+    # NO KEY UPDATE holds back the claims' SHARE, and not the KEY SHARE by which PostgreSQL checks a chunk's foreign key
+    # whenever a worker updates it twice: that worker holds the chunk, which would be waited for in turn.
+    return select(Batch.state).where(Batch.id == batch_id).with_for_update(key_share=True)
 
 
 def _fence_out(connection: Connection, batch_id: int) -> None:
@@ -136,39 +146,46 @@ def retry_batch(engine: Engine, batch_id: int, actor: str, *, reason: str | None
         failed.append(Item.reason == reason)
     with write(engine) as connection:
         # Holds back claims: see claim_chunk. Chunks that run already may end meanwhile, hence their locks.
-        state = connection.execute(select(Batch.state).where(Batch.id == batch_id).with_for_update()).scalar()
+        state = connection.execute(_lock_state(batch_id)).scalar()
         if state is None or state == BatchState.LOADING:
             raise refusal(connection, batch_id, "cannot be retried; submit its archive again")
         affected = select(Item.chunk_id).where(*failed)
-        connection.execute(select(Chunk.id).where(Chunk.id.in_(affected)).order_by(Chunk.id).with_for_update())
-        running = Item.chunk_id.in_(
-            select(Chunk.id).where(Chunk.batch_id == batch_id, Chunk.state == ChunkState.RUNNING)
+        locked = select(Chunk.id, Chunk.state).where(Chunk.id.in_(affected)).order_by(Chunk.id).with_for_update()
+        chunks = dict(connection.execute(locked).all())
+        # Chunks in which an item fails only now are not locked, and must not be touched: two that lock chunks in
+        # different orders wait for each other.
+        ended = [chunk for chunk, its_state in chunks.items() if its_state is not ChunkState.RUNNING]
+        reopened = sum(
+            _reopen(connection, ended[start : start + _MANY], failed) for start in range(0, len(ended), _MANY)
         )
-        left = _count(connection, *failed, Item.path.is_not(None), running)
-        without_file = _count(connection, *failed, Item.path.is_(None))
-        opened = update(Item).where(*failed, Item.path.is_not(None), ~running)
-        reopened = connection.execute(opened.values(state=ItemState.OPEN, reason=None, marks=0, image_digest=None))
-        if reopened.rowcount:
-            _recount(connection, batch_id)
+        if reopened:
             append_entry(connection, actor, "retry_batch", f"batch {batch_id}")
-        return Retried(reopened=reopened.rowcount, running=left, without_file=without_file)
+        running = [chunk for chunk, its_state in chunks.items() if its_state is ChunkState.RUNNING]
+        left = sum(
+            _count(connection, *failed, Item.path.is_not(None), Item.chunk_id.in_(running[start : start + _MANY]))
+            for start in range(0, len(running), _MANY)
+        )
+        without_file = _count(connection, *failed, Item.path.is_(None))
+        return Retried(reopened=reopened, running=left, without_file=without_file)
 
 
 def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     return connection.execute(select(func.count()).select_from(Item).where(*conditions)).scalar_one()
 
 
-def _recount(connection: Connection, batch_id: int) -> None:
+def _reopen(connection: Connection, chunks: Sequence[int], failed: Sequence[ColumnElement[bool]]) -> int:
+    opened = update(Item).where(*failed, Item.path.is_not(None), Item.chunk_id.in_(chunks))
+    count = connection.execute(opened.values(state=ItemState.OPEN, reason=None, marks=0, image_digest=None)).rowcount
+
     def items(state: ItemState) -> ColumnElement[int]:
         mine = select(func.count()).select_from(Item).where(Item.chunk_id == Chunk.id, Item.state == state)
         return mine.scalar_subquery()
 
-    # Only these chunks can have had an item opened; a running one's counters are its worker's to settle.
-    failed = or_(Chunk.rejected_count > 0, Chunk.quarantined_count > 0)
-    chosen = update(Chunk).where(Chunk.batch_id == batch_id, failed, Chunk.state != ChunkState.RUNNING)
     still_open = items(ItemState.OPEN)
     connection.execute(
-        chosen.values(
+        update(Chunk)
+        .where(Chunk.id.in_(chunks))
+        .values(
             open_count=still_open,
             rejected_count=items(ItemState.REJECTED),
             quarantined_count=items(ItemState.QUARANTINED),
@@ -176,6 +193,7 @@ def _recount(connection: Connection, batch_id: int) -> None:
             rung_at=None,
         )
     )
+    return count
 
 
 def refusal(connection: Connection, batch_id: int, what: str) -> UnknownBatch | WrongBatchState:
