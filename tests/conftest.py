@@ -13,7 +13,9 @@ from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.chunks import Claim, ClaimedItem, Scored, claim_chunk, record_results
 from db.results import ResultRow
 from db.session import open_ledger, upgrade_schema
-from tests.servers import PostgresServer
+from tests.archive import Archive
+from tests.servers import PostgresServer, RedisServer
+from tests.stack import SHORT_TIMES, Stack
 
 MODEL = "a" * 64
 
@@ -98,6 +100,40 @@ def ledger(request: pytest.FixtureRequest) -> Engine:
     engine = request.getfixturevalue(f"{request.param}_ledger")
     assert isinstance(engine, Engine)
     return engine
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """Run a Redis for one test, on loopback and with a password."""
+    server = RedisServer.prepare()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Give the address of a Redis of this test's own."""
+    return redis_server.url
+
+
+@pytest.fixture
+def archive(ledger: Engine, tmp_path: Path) -> Archive:
+    """Give an archive that is empty so far, on each database in turn."""
+    return Archive(engine=ledger, root=tmp_path / "archive")
+
+
+@pytest.fixture
+def stack(ledger: Engine, redis_url: str, tmp_path: Path) -> Iterator[Stack]:
+    """Give what starts workers and feeders on this test's ledger and Redis."""
+    url = ledger.url.render_as_string(hide_password=False)
+    given = Stack.prepare(tmp_path / "logs", ledger_url=url, redis_url=redis_url, settings=SHORT_TIMES)
+    try:
+        yield given
+    finally:
+        given.stop()
 
 
 def item(path: str | None = "a.jpg", rejected: str | None = None) -> ItemRow:

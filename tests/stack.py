@@ -15,7 +15,7 @@ from tests.servers import await_that, die_with_parent
 ROOT: Final = Path(__file__).parents[1]
 
 #: Where `light_classifier` lies.
-LIGHT: Final = ROOT / "tests" / "integration"
+LIGHT: Final = ROOT / "tests"
 
 #: Short times, so that a test of a killed worker takes seconds.
 SHORT_TIMES: Final = {

@@ -1,241 +1,239 @@
 """The kill campaign: seeded SIGKILLs of workers, children, feeder, Redis and PostgreSQL while an archive is screened.
 
-`make faults` prints one line: kills, lost, doubled, recovery. What is lost or doubled is counted from the files on disk
-and the rows of the ledger, not from the program's own counters.
+`make faults` prints one line: kills, lost, doubled, recovery.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import psutil
-from sqlalchemy import Engine, exc, text
+from sqlalchemy import BindParameter, Engine, bindparam, text
 
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
+from db.chunks import KILLS_WORKER
+from db.control import retry_batch
 from db.health import check_batch
-from db.session import open_ledger
+from db.session import TRANSIENT_ERRORS, is_transient, open_ledger
 from model.images import encode_image
 from tests.conftest import migrate
+from tests.faults.outcome import Outcome
+from tests.faults.schedule import PACE, WORKERS, Kill, draw_schedule
 from tests.servers import PostgresServer, RedisServer, await_that
 from tests.stack import SHORT_TIMES, Stack
 
-WORKERS: Final = ("w1", "w2", "w3")
-CHUNK_ITEMS: Final = 20
-#: How often each is killed, of ten: Redis comes back once with what it had on disk and once with nothing.
-KINDS: Final = ("worker",) * 3 + ("child",) * 3 + ("feeder", "redis kept", "redis wiped", "postgres")
-#: Seconds between kills, with short leases and with production's.
-PACE: Final = {"short": (0.2, 1.5), "production": (5.0, 15.0)}
+T = TypeVar("T")
+
+#: Workers are slow enough that most of them hold a chunk when they are killed; with production's leases a chunk takes
+#: as long as 256 images on a good CPU, so that the queue is as full as it would be.
+SETTINGS: Final = {
+    "short": {"LIGHT_IMAGE_SECONDS": "0.03"} | SHORT_TIMES,
+    "production": {"LIGHT_IMAGE_SECONDS": "0.1"},
+}
+CHUNK_ITEMS: Final = {"short": 20, "production": 64}
+
+#: Another batch is submitted when no more chunks than these are left, as long as there are kills to come.
+FEW_CHUNKS: Final = 2 * len(WORKERS)
+
 #: After the last kill everything must be finished within so many seconds.
-FINISH_SECONDS: Final = 240
-#: The bar, seconds.
-RECOVERY_BAR: Final = 45.0
+FINISH_SECONDS: Final = 300
 
+#: A worker that was started again has a pool child within so many seconds.
+START_SECONDS: Final = 60
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kill:
-    """One kill of the schedule."""
-
-    after_seconds: float
-    kind: str
-    #: Which worker.
-    worker: str
-    #: How long it stays away.
-    away_seconds: float
-
-
-def draw_schedule(seed: int, kills: int, pace: str) -> list[Kill]:
-    """Draw the kills; the same arguments draw the same schedule."""
-    generator = random.Random(seed)
-    return [
-        Kill(
-            after_seconds=generator.uniform(*PACE[pace]),
-            kind=generator.choice(KINDS),
-            worker=generator.choice(WORKERS),
-            away_seconds=generator.uniform(0, 1),
-        )
-        for _ in range(kills)
-    ]
-
-
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """What became of a campaign."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    #: Files of finished batches without a verdict of their own, quarantined ones left out.
-    lost: int = 0
-    #: Files with two items, or inputs with two results.
-    doubled: int = 0
-    quarantined: int = 0
-    batches: int = 0
-    unfinished: int = 0
-    findings: int = 0
-    recoveries: list[float] = field(default_factory=list)
-
-    def line(self) -> str:
-        """Say it in a line."""
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
-        recovery = "none measured"
-        if self.recoveries:
-            half, most = np.quantile(self.recoveries, [0.5, 0.99])
-            recovery = f"p50 {half:.1f} s, p99 {most:.1f} s of {len(self.recoveries)}"
-        return (
-            f"kills {self.kills.total()} ({kinds}); lost {self.lost}; doubled {self.doubled}; "
-            f"quarantined {self.quarantined}; batches {self.batches}, unfinished {self.unfinished}; recovery {recovery}"
-        )
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing was lost, doubled, unfinished or slow."""
-        slow = bool(self.recoveries) and float(np.quantile(self.recoveries, 0.99)) > RECOVERY_BAR
-        return not (self.lost or self.doubled or self.unfinished or self.findings or slow)
+#: Of a hundred files so many are no images, and so many are copies of another one.
+BROKEN, COPIES = 1, 1
 
 
 class Campaign:
-    """Servers, workers, an archive, and the hand that kills.
+    """Servers, workers, an archive, and the hand that kills. To be used from the main thread.
 
     Args:
-        folder: Where everything lies; must be empty.
-        images: Images of the archive.
-        settings: The workers' and the feeder's.
+        folder: Where archive and logs lie; must be empty.
+        images: Files of the archive.
+        pace: "short" leases of 3 s, or "production" settings.
     """
 
-    def __init__(self, folder: Path, *, images: int, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, *, images: int, pace: str) -> None:
         self.outcome = Outcome()
-        self._archive = folder / "archive"
-        self._rows = _draw_images(self._archive, images)
-        self._models: list[str] = []
+        self._archive, self._chunk_items = folder / "archive", CHUNK_ITEMS[pace]
+        #: What becomes of each file.
+        self._expected = draw_archive(self._archive, images)
+        self._batches: list[int] = []
+        self._closing = contextlib.ExitStack()
+        try:
+            self._start(folder, pace)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, folder: Path, pace: str) -> None:
         self._postgres, self._redis = PostgresServer.prepare(), RedisServer.prepare()
+        self._closing.callback(self._postgres.remove)
+        self._closing.callback(self._redis.remove)
         self._postgres.start()
         self._redis.start()
-        self._closing = contextlib.ExitStack()
-        name = self._closing.enter_context(self._postgres.database())
-        url = self._postgres.url(name)
+        url = self._postgres.url("postgres")
         migrate(url)
         self._engine: Engine = open_ledger(url)
-        self._stack = Stack.prepare(folder / "logs", ledger_url=url, redis_url=self._redis.url, settings=settings)
+        self._closing.callback(self._engine.dispose)
+        self._stack = Stack.prepare(folder / "logs", ledger_url=url, redis_url=self._redis.url, settings=SETTINGS[pace])
+        self._closing.callback(self._stack.stop)
+        self._watch = RecoveryWatch(url)
+        self._closing.callback(self._watch.stop)
         self._feeder = self._stack.start_feeder()
         self._workers = {name: self._stack.start_worker(name) for name in WORKERS}
-        self._watch = _RecoveryWatch(url)
 
     def close(self) -> None:
         """End everything."""
-        self._watch.stop()
-        self._stack.stop()
-        self._engine.dispose()
-        with contextlib.suppress(exc.SQLAlchemyError, OSError):
-            self._closing.close()
-        self._redis.remove()
-        self._postgres.remove()
+        self._closing.close()
 
     def run(self, schedule: Sequence[Kill]) -> Outcome:
         """Kill by the schedule while batch after batch is screened, then wait for the last and count."""
+        begun = time.monotonic()
         self._submit()
         for kill in schedule:
             time.sleep(kill.after_seconds)
-            if not self._open_chunks():
+            if self._number("SELECT count(*) FROM chunk WHERE state <> 'done'") <= FEW_CHUNKS:
                 self._submit()
             self._kill(kill)
-        with contextlib.suppress(BaseException):
-            await_that(lambda: not self._open_chunks(), FINISH_SECONDS)
+            self._start_ended_workers()
+        self._finish()
+        # Nobody dies any more: whom bad luck has quarantined gets its verdict now.
+        self.outcome.quarantined = self._number("SELECT count(*) FROM item WHERE state = 'quarantined'")
+        for batch in self._batches:
+            retry_batch(self._engine, batch, "campaign", reason=KILLS_WORKER)
+        self._finish()
         self.outcome.recoveries = self._watch.stop()
         self._count()
+        self.outcome.seconds = time.monotonic() - begun
         return self.outcome
 
     def _submit(self) -> None:
         # Another model each time: nothing is known of these images then.
         model = secrets.token_hex(32)
+        names = sorted(self._expected)
+
         batch = start_batch(self._engine, name="campaign", source=str(self._archive), model_digest=model)
-        for start in range(0, len(self._rows), CHUNK_ITEMS):
-            add_chunk(self._engine, batch, self._rows[start : start + CHUNK_ITEMS])
+        for start in range(0, len(names), self._chunk_items):
+            add_chunk(self._engine, batch, [_row(name) for name in names[start : start + self._chunk_items]])
         finish_loading(self._engine, batch, secrets.token_hex(32))
-        self._models.append(model)
+        self._batches.append(batch)
 
-    def _open_chunks(self) -> int:
-        return self._number("SELECT count(*) FROM chunk WHERE state <> 'done'")
+    def _number(self, query: str) -> int:
+        def ask() -> int:
+            with self._engine.connect() as connection:
+                return int(connection.execute(text(query)).scalar_one())
 
-    def _number(self, query: str, **values: object) -> int:
-        with self._engine.connect() as connection:
-            return int(connection.execute(text(query), values).scalar_one())
+        return insist(ask)
 
-    def _kill(self, kill: Kill) -> None:
-        self.outcome.kills[kill.kind] += 1
-        worker = self._workers[kill.worker]
-        if kill.kind in {"worker", "child"}:
-            self._watch.expect(f"{kill.worker}@test")
-        if kill.kind == "child":
-            for child in _children(worker):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-        elif kill.kind == "worker":
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-            self._workers[kill.worker] = self._stack.start_worker(kill.worker)
-        elif kill.kind == "feeder":
-            os.killpg(self._feeder.pid, signal.SIGKILL)
-            self._feeder.wait()
-            self._feeder = self._stack.start_feeder()
-        elif kill.kind == "postgres":
-            self._postgres.kill()
-            time.sleep(kill.away_seconds)
-            self._postgres.start()
-        else:
-            self._redis.kill()
-            if kill.kind == "redis wiped":
-                self._redis.forget()
-            time.sleep(kill.away_seconds)
-            self._redis.start()
-        # A supervisor's work: a worker that ended by itself is started again.
+    def _finish(self) -> None:
+        unfinished = "SELECT count(*) FROM item WHERE state = 'open'"
+        deadline = time.monotonic() + FINISH_SECONDS
+        while self._number(unfinished) and time.monotonic() < deadline:
+            self._start_ended_workers()
+            time.sleep(0.1)
+        self.outcome.unfinished = self._number(unfinished)
+
+    def _start_ended_workers(self) -> None:
+        # A supervisor's work.
         for name, process in self._workers.items():
             if process.poll() is not None:
                 self._workers[name] = self._stack.start_worker(name)
 
+    def _kill(self, kill: Kill) -> None:
+        act = {
+            "worker": self._kill_worker,
+            "parent": self._kill_worker,
+            "child": self._kill_child,
+            "feeder": self._kill_feeder,
+            "redis": self._kill_redis,
+            "redis wiped": self._kill_redis,
+            "postgres": self._kill_postgres,
+            "backend": self._kill_backend,
+        }
+        act[kill.kind](kill)
+        self.outcome.kills[kill.kind] += 1
+
+    def _await_child(self, name: str) -> psutil.Process:
+        children: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            self._start_ended_workers()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found = psutil.Process(self._workers[name].pid).children()
+                children[:] = [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
+            return bool(children)
+
+        await_that(is_there, START_SECONDS)
+        return children[0]
+
+    def _kill_worker(self, kill: Kill) -> None:
+        child = self._await_child(kill.worker)
+        worker = self._workers[kill.worker]
+        if kill.kind == "worker":
+            os.killpg(worker.pid, signal.SIGKILL)
+            self._watch.expect(f"{kill.worker}@test/{child.pid}")
+        else:
+            # Its child may finish what it holds, as another attempt's zombie or not.
+            worker.kill()
+        worker.wait()
+
+    def _kill_child(self, kill: Kill) -> None:
+        child = self._await_child(kill.worker)
+        child.kill()
+        self._watch.expect(f"{kill.worker}@test/{child.pid}")
+
+    def _kill_feeder(self, _kill: Kill) -> None:
+        os.killpg(self._feeder.pid, signal.SIGKILL)
+        self._feeder.wait()
+        self._feeder = self._stack.start_feeder()
+
+    def _kill_redis(self, kill: Kill) -> None:
+        self._redis.kill()
+        if kill.kind == "redis wiped":
+            self._redis.forget()
+            # Until it is wiped again it is one without persistence, or one with.
+            self._redis.persistent = not self._redis.persistent
+        time.sleep(kill.away_seconds)
+        self._redis.start()
+
+    def _kill_postgres(self, kill: Kill) -> None:
+        self._postgres.kill()
+        time.sleep(kill.away_seconds)
+        self._postgres.start()
+
+    def _kill_backend(self, kill: Kill) -> None:
+        served = [process for process in self._postgres.backends() if "postgres: postgres " in process.cmdline()[0]]
+        served[int(kill.away_seconds * len(served))].kill()
+        # The server then ends all of its connections, and recovers by itself.
+        psutil.wait_procs(served, timeout=START_SECONDS)
+
     def _count(self) -> None:
-        files = {path.name for path in self._archive.iterdir()}
-        with self._engine.connect() as connection:
-            batches = connection.execute(text("SELECT id, model_digest FROM batch ORDER BY id")).all()
-            for batch in batches:
-                items = connection.execute(
-                    text("SELECT path, state FROM item WHERE batch_id = :batch"), {"batch": batch.id}
-                ).all()
-                self._count_items(files, [(item.path, item.state) for item in items])
-                results = connection.execute(
-                    text("SELECT input_digest FROM result WHERE model_digest = :model"), {"model": batch.model_digest}
-                ).scalars()
-                self.outcome.doubled += sum(count - 1 for count in Counter(results).values())
-        self.outcome.batches = len(batches)
-        self.outcome.unfinished = self._open_chunks()
-        self.outcome.findings = sum(len(check_batch(self._engine, batch.id)) for batch in batches)
-
-    def _count_items(self, files: set[str], items: list[tuple[str, str]]) -> None:
-        paths = Counter(path for path, _ in items)
-        states = dict(items)
-        self.outcome.doubled += sum(count - 1 for count in paths.values())
-        self.outcome.quarantined += sum(state == "quarantined" for state in states.values())
-        # Every image is sound, so a rejected one is lost as well.
-        self.outcome.lost += sum(states.get(name) not in {"done", "referred", "quarantined"} for name in files)
+        for batch in self._batches:
+            self.outcome.count_batch(self._engine, batch, self._archive, self._expected)
+            self.outcome.findings += [finding.name for finding in check_batch(self._engine, batch)]
 
 
-class _RecoveryWatch:
-    """Times a kill to the next claim of the same chunk."""
+class RecoveryWatch:
+    """Times the kill of a chunk's holder to the next claim of that chunk.
+
+    Args:
+        url: The ledger.
+    """
 
     def __init__(self, url: str) -> None:
         self._engine = open_ledger(url)
@@ -247,35 +245,42 @@ class _RecoveryWatch:
         self._thread.start()
 
     def expect(self, worker: str) -> None:
-        """Note what a worker holds, a moment before it is killed."""
-        with self._engine.connect() as connection:
-            held = connection.execute(
-                text("SELECT id, attempt FROM chunk WHERE state = 'running' AND worker LIKE :worker"),
-                # The ledger names the process as well.
-                {"worker": f"{worker}/%"},
-            ).all()
+        """Note what a worker held that was killed a moment ago: nobody can have claimed it since."""
+        killed = time.monotonic()
+        held = insist(lambda: self._ask("state = 'running' AND worker = :worker", worker=worker))
         with self._lock:
-            self._waiting |= {row.id: (row.attempt, time.monotonic()) for row in held}
+            self._waiting |= {chunk: (attempt, killed) for chunk, attempt, _ in held}
 
     def _look(self) -> None:
         while not self._stop.wait(0.05):
-            with self._lock, contextlib.suppress(exc.SQLAlchemyError):
+            try:
                 self._see()
+            except TRANSIENT_ERRORS as error:
+                if not is_transient(error):
+                    raise
 
     def _see(self) -> None:
-        if not self._waiting:
+        with self._lock:
+            waiting = dict(self._waiting)
+        if not waiting:
             return
-        with self._engine.connect() as connection:
-            rows = connection.execute(text("SELECT id, attempt, state FROM chunk WHERE attempt > 0")).all()
-        for row in rows:
-            if row.id not in self._waiting:
-                continue
-            attempt, killed = self._waiting[row.id]
-            if row.attempt > attempt:
+        for chunk, attempt, state in self._ask("id IN :chunks", chunks=list(waiting)):
+            before, killed = waiting[chunk]
+            if attempt > before:
                 self._seconds.append(time.monotonic() - killed)
-            if row.attempt > attempt or row.state == "done":
-                # Done in the same attempt: the worker had committed before it died.
-                del self._waiting[row.id]
+            # Done in the same attempt: its worker had committed before it died.
+            if attempt > before or state == "done":
+                with self._lock:
+                    self._waiting.pop(chunk, None)
+
+    def _ask(self, condition: str, **values: str | Collection[int]) -> list[tuple[int, int, str]]:
+        query = text(f"SELECT id, attempt, state FROM chunk WHERE {condition}")  # noqa: S608 - constants of this class
+        lists: list[BindParameter[Any]] = [
+            bindparam(name, expanding=True) for name, value in values.items() if not isinstance(value, str)
+        ]
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.bindparams(*lists), values)
+            return [(row.id, row.attempt, row.state) for row in rows]
 
     def stop(self) -> list[float]:
         """End, and return the seconds; idempotent."""
@@ -285,39 +290,74 @@ class _RecoveryWatch:
         return self._seconds
 
 
-def _draw_images(folder: Path, count: int) -> list[ItemRow]:
+def insist(ask: Callable[[], T]) -> T:
+    """Ask a database that may just be recovering."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return ask()
+        except TRANSIENT_ERRORS as error:
+            if not is_transient(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def draw_archive(folder: Path, count: int) -> dict[str, str]:
+    """Draw an archive of small images, some copies and some broken files among them.
+
+    Args:
+        folder: Where to.
+        count: How many files.
+
+    Returns:
+        The outcome that each file's name must get.
+    """
     folder.mkdir(parents=True)
-    rows = []
+    expected: dict[str, str] = {}
     for number in range(count):
-        pixels = np.full((16, 16, 3), number % 256, np.uint8)
-        # Every file has other bytes: one pixel carries its number.
-        pixels[0, 0] = (number % 256, number // 256 % 256, number // 65536)
-        data = encode_image(pixels, "PNG")
-        (folder / f"{number:06d}.png").write_bytes(data)
-        rows.append(ItemRow(path=f"{number:06d}.png", size=len(data), age=50.0, sex="male", localization="back"))
-    return rows
+        name, kind = f"{number:06d}.png", number % 100
+        if kind < BROKEN:
+            (folder / name).write_bytes(b"no image %d" % number)
+            expected[name] = "rejected"
+        else:
+            shown = number + COPIES if kind < BROKEN + COPIES else number
+            (folder / name).write_bytes(_draw(shown))
+            expected[name] = _outcome(shown)
+    return expected
 
 
-def _children(process: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        yield from psutil.Process(process.pid).children()
+def _outcome(number: int) -> str:
+    return "referred" if number % 10 == 0 else "done"
+
+
+def _draw(number: int) -> bytes:
+    # The light classifier refers what is brighter than nine tenths.
+    pixels = np.full((16, 16, 3), 250 if _outcome(number) == "referred" else 100, np.uint8)
+    # Every file has other bytes: one pixel carries its number.
+    pixels[0, 0] = (number % 256, number // 256 % 256, number // 65536)
+    return encode_image(pixels, "PNG")
+
+
+def _row(name: str) -> ItemRow:
+    return ItemRow(path=name, size=500, age=50.0, sex="male", localization="back")
 
 
 def run_campaign(folder: Path, *, seed: int, kills: int, images: int, pace: str = "short") -> Outcome:
     """Run one campaign in an empty folder.
 
     Args:
-        folder: Where archive and logs lie.
+        folder: Where archive, schedule and logs lie.
         seed: Seed of the schedule.
         kills: How many.
-        images: Images of the archive.
+        images: Files of the archive.
         pace: "short" leases of 3 s, or "production" settings.
+
+    Returns:
+        What became of it.
     """
-    # Slow enough that a killed worker mostly holds a chunk.
-    settings = {"LIGHT_SECONDS": "0.2" if pace == "short" else "1"}
     schedule = draw_schedule(seed, kills, pace)
     (folder / "schedule.json").write_text(json.dumps([asdict(kill) for kill in schedule], indent=1), encoding="utf-8")
-    campaign = Campaign(folder, images=images, settings=settings | (SHORT_TIMES if pace == "short" else {}))
+    campaign = Campaign(folder, images=images, pace=pace)
     try:
         return campaign.run(schedule)
     finally:
@@ -333,12 +373,16 @@ def main() -> int:
     parser.add_argument("--pace", choices=sorted(PACE), default="short")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="lesion-screen-faults-"))
-    outcome = run_campaign(folder, seed=asked.seed, kills=asked.kills, images=asked.images, pace=asked.pace)
+    again = f"make faults KILLS={asked.kills} SEED={asked.seed} PACE={asked.pace}"
+    try:
+        outcome = run_campaign(folder, seed=asked.seed, kills=asked.kills, images=asked.images, pace=asked.pace)
+    except BaseException:
+        sys.stderr.write(f"The campaign broke off. Again: {again}; schedule and logs are in {folder}\n")
+        raise
     print(f"seed {asked.seed}, {asked.pace} leases: {outcome.line()}")  # noqa: T201 - what the command is for
     if outcome.passed:
         shutil.rmtree(folder)
         return 0
-    again = f"make faults KILLS={asked.kills} SEED={asked.seed} PACE={asked.pace}"
     sys.stderr.write(f"Bars missed. Again: {again}; schedule and logs are in {folder}\n")
     return 1
 

@@ -13,7 +13,7 @@ from worker.feeder import feed_once
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Archive
+    from tests.archive import Archive
     from tests.servers import RedisServer
     from tests.stack import Stack
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import exc
 
 from db.chunks import Claim, claim_chunk, record_results
-from tests.integration.light_classifier import LightClassifier
+from tests.light_classifier import LightClassifier
 from worker.answering import answer
 from worker.child import Child
 from worker.errors import ModelUnavailable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.metadata import MetadataEncoding
-    from tests.integration.conftest import Archive
+    from tests.archive import Archive
 
 MODEL = "a" * 64
 
@@ -268,7 +268,7 @@ def test_a_chunk_larger_than_what_may_be_in_flight_is_screened_once(archive: Arc
 
 def child(archive: Archive, tmp_path: Path, *, stop: bool = False, classifier: str = "light") -> Child:
     names = {
-        "light": "tests.integration.light_classifier:LightClassifier",
+        "light": "tests.light_classifier:LightClassifier",
         "real": "model.classifier:Classifier",
     }
     return Child(

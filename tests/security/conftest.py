@@ -1,4 +1,4 @@
-"""The parts of the integration tests, and a Flower to look at."""
+"""A ledger of one kind, and a Flower to look at."""
 
 import base64
 import json
@@ -13,11 +13,8 @@ from urllib.error import HTTPError, URLError
 import pytest
 from sqlalchemy import Engine
 
-from tests.integration.conftest import archive, redis_server, redis_url, stack
 from tests.servers import await_that
 from tests.stack import Stack
-
-__all__ = ["archive", "redis_server", "redis_url", "stack"]
 
 
 @pytest.fixture

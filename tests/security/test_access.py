@@ -15,7 +15,7 @@ from tests.security.conftest import flower_of
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Archive
+    from tests.archive import Archive
     from tests.stack import Stack
 
 SHIPPED = Path(worker.contract.__file__).with_name("redis-users.acl")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.integration.conftest import Archive
+    from tests.archive import Archive
     from tests.servers import RedisServer
     from tests.stack import Stack
 

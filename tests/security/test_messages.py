@@ -18,7 +18,7 @@ from worker.doorbell import Doorbell
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.integration.conftest import Archive
+    from tests.archive import Archive
     from tests.servers import RedisServer
     from tests.stack import Stack
 

@@ -13,7 +13,7 @@ from model.images import encode_image
 from tests.security.canary import draw
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Archive
+    from tests.archive import Archive
     from tests.stack import Stack
 
 PIXELS = np.zeros((16, 16, 3), np.uint8)

@@ -36,9 +36,10 @@ class LightClassifier:
         return pixels
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
-        """Score by brightness, as slowly as LIGHT_SECONDS says."""
+        """Score by brightness, as slowly as LIGHT_SECONDS (a call) and LIGHT_IMAGE_SECONDS (an image) say."""
         assert len(images) == len(patients)
         time.sleep(float(os.environ.get("LIGHT_SECONDS", "0")))
+        time.sleep(float(os.environ.get("LIGHT_IMAGE_SECONDS", "0")) * len(images))
         return [self._predict(float(image.mean()) / 255) for image in images]
 
     @staticmethod

@@ -1,37 +1,16 @@
-"""A real Redis, and real workers and feeders as child processes, for the integration tests."""
+"""An archive of small images on disk, and its batches in a ledger."""
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 from sqlalchemy import Engine, text
 
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.counts import Counts, count_items
 from db.health import check_batch
 from model.images import encode_image
-from tests.servers import RedisServer
-from tests.stack import SHORT_TIMES, Stack
-
-
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    """Run a Redis for one test, on loopback and with a password."""
-    server = RedisServer.prepare()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-@pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
-    """Give the address of a Redis of this test's own."""
-    return redis_server.url
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,20 +72,3 @@ class Archive:
         """Ask the ledger for one number."""
         with self.engine.connect() as connection:
             return int(connection.execute(text(query)).scalar_one())
-
-
-@pytest.fixture
-def archive(ledger: Engine, tmp_path: Path) -> Archive:
-    """Give an archive that is empty so far, on each database in turn."""
-    return Archive(engine=ledger, root=tmp_path / "archive")
-
-
-@pytest.fixture
-def stack(ledger: Engine, redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    """Give what starts workers and feeders on this test's ledger and Redis."""
-    url = ledger.url.render_as_string(hide_password=False)
-    given = Stack.prepare(tmp_path / "logs", ledger_url=url, redis_url=redis_url, settings=SHORT_TIMES)
-    try:
-        yield given
-    finally:
-        given.stop()
