@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, delete, func, insert, select, update
 
 from db.audit import append_entry
 from db.bulk import insert_items
@@ -20,6 +20,7 @@ __all__ = [
     "Loaded",
     "add_chunk",
     "cancel_batch",
+    "delete_chunks",
     "discard_stale_loading",
     "find_batch",
     "finish_loading",
@@ -253,9 +254,23 @@ def discard_stale_loading(engine: Engine, source: str, idle_seconds: float = 60)
 
 def _delete_loading(connection: Connection, ids: Sequence[int]) -> None:
     for batch_id in ids:
-        connection.execute(delete(Item).where(Item.batch_id == batch_id))
-        connection.execute(delete(Chunk).where(Chunk.batch_id == batch_id))
+        delete_chunks(connection, Chunk.batch_id == batch_id)
         connection.execute(delete(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING))
+
+
+def delete_chunks(connection: Connection, which: ColumnElement[bool]) -> int:
+    """Delete chunks with their items, inside the caller's transaction; results stay.
+
+    Args:
+        connection: The caller's connection.
+        which: A condition on chunks.
+
+    Returns:
+        How many items were deleted.
+    """
+    items = connection.execute(delete(Item).where(Item.chunk_id.in_(select(Chunk.id).where(which)))).rowcount
+    connection.execute(delete(Chunk).where(which))
+    return items
 
 
 def get_batch(engine: Engine, batch_id: int) -> BatchRow:

@@ -163,7 +163,7 @@ def _mark_killer(connection: Connection, chunk_id: int, item_id: int) -> None:
     fatal = update(Item).where(*suspect, Item.marks >= QUARANTINE_MARKS)
     connection.execute(fatal.values(state=ItemState.QUARANTINED, reason=KILLS_WORKER))
     connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(suspect_item_id=None))
-    _settle(connection, chunk_id)
+    settle_chunk(connection, chunk_id)
 
 
 def _open_items(connection: Connection, chunk_id: int) -> tuple[ClaimedItem, ...]:
@@ -236,7 +236,7 @@ def record_results(
         recorded = _record_items(connection, chunk_id, model_digest, outcomes)
         if row.suspect_item_id in recorded:
             connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(suspect_item_id=None))
-        return _settle(connection, chunk_id)
+        return settle_chunk(connection, chunk_id)
 
 
 def _check_model(outcomes: Sequence[Scored | Rejected], model_digest: str, pinned: str) -> None:
@@ -272,7 +272,17 @@ def _outcome_values(outcome: Scored | Rejected, referred: Mapping[str, bool]) ->
     return values | {"state": state, "reason": None, "input_digest": outcome.input_digest}
 
 
-def _settle(connection: Connection, chunk_id: int) -> int:
+def settle_chunk(connection: Connection, chunk_id: int, *, erased: int = 0) -> int:
+    """Count a chunk's items anew and end it where none is open, inside the caller's transaction.
+
+    Args:
+        connection: The caller's connection, which has changed the chunk's row before or holds back everyone else.
+        chunk_id: The chunk.
+        erased: Items that were taken out of it.
+
+    Returns:
+        How many items are still open.
+    """
     # Counted from the items themselves under the chunk's lock: whatever was changed how often, the sum stays true.
     states = select(Item.state, func.count()).where(Item.chunk_id == chunk_id).group_by(Item.state)
     counts = dict(connection.execute(states).all())
@@ -284,6 +294,8 @@ def _settle(connection: Connection, chunk_id: int) -> int:
         "rejected_count": counts.get(ItemState.REJECTED, 0),
         "quarantined_count": counts.get(ItemState.QUARANTINED, 0),
     }
+    if erased:
+        values["items"] = Chunk.items - erased
     if still_open == 0:
         values |= {"state": ChunkState.DONE, "lease_until": None, "suspect_item_id": None, "recorded_at": clock()}
     connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(values))

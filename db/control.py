@@ -82,7 +82,7 @@ def _change_state(
 ) -> bool:
     with write(engine) as connection:
         # Waits for claims in flight and holds back new ones: see claim_chunk.
-        state = connection.execute(_lock_state(batch_id)).scalar()
+        state = connection.execute(lock_state(batch_id)).scalar()
         if state == to_state:
             return False
         if state not in from_states:
@@ -94,7 +94,15 @@ def _change_state(
         return True
 
 
-def _lock_state(batch_id: int) -> Select[BatchState]:
+def lock_state(batch_id: int) -> Select[BatchState]:
+    """Make the statement that reads a batch's state and keeps it, and claims, as they are until the transaction ends.
+
+    Args:
+        batch_id: The batch.
+
+    Returns:
+        A SELECT; it gives no row where the batch is not there.
+    """
     # NO KEY UPDATE holds back the claims' SHARE, and not the KEY SHARE by which PostgreSQL checks a chunk's foreign key
     # whenever a worker updates it twice: that worker holds the chunk, which would be waited for in turn.
     return select(Batch.state).where(Batch.id == batch_id).with_for_update(key_share=True)
@@ -146,7 +154,7 @@ def retry_batch(engine: Engine, batch_id: int, actor: str, *, reason: str | None
         failed.append(Item.reason == reason)
     with write(engine) as connection:
         # Holds back claims: see claim_chunk. Chunks that run already may end meanwhile, hence their locks.
-        state = connection.execute(_lock_state(batch_id)).scalar()
+        state = connection.execute(lock_state(batch_id)).scalar()
         if state is None or state == BatchState.LOADING:
             raise refusal(connection, batch_id, "cannot be retried; submit its archive again")
         affected = select(Item.chunk_id).where(*failed)

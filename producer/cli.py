@@ -271,6 +271,36 @@ def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_js
     return inspection.verify(batch, rehash=rehash, as_json=as_json)
 
 
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@cli.command()
+@click.argument("patient_ref")
+@_yes
+def forget(patient_ref: str, yes: bool) -> int:
+    """Erase the patient PATIENT_REF from the ledger, for good; - reads the reference from standard input."""
+    from producer import erasing
+
+    return erasing.forget(patient_ref, sure=yes)
+
+
+def _days(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    number = value.removesuffix("d")
+    if not (number.isascii() and number.isdecimal() and int(number)):
+        raise click.BadParameter('give days, such as "365d".')
+    return int(number)
+
+
+@cli.command()
+@click.option("--older-than", "days", required=True, callback=_days, help='Days since it was submitted, as in "365d".')
+@_yes
+def purge(days: int, yes: bool) -> int:
+    """Erase finished and cancelled batches that have outlived their retention, for good."""
+    from producer import erasing
+
+    return erasing.purge(days, sure=yes)
+
+
 def main() -> None:
     """Run the command line; of a bug the place is named, and never the text, which may quote a row."""
     try:

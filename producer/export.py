@@ -80,7 +80,7 @@ def replace_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         UsageProblem: If nothing can be written there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         number, name = tempfile.mkstemp(dir=path.parent, prefix=".lesion-screen-")
     except OSError as error:
         raise _unwritable(error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -324,3 +325,67 @@ def test_the_audit_trail_names_submits_and_exports_and_shows_every_tampering(doo
     with door.engine.begin() as connection:
         connection.execute(text("UPDATE audit SET actor = 'somebody else' WHERE action = 'submit_batch'"))
     assert "audit_chain_is_intact" in door("verify", "--audit", code=1).stderr
+
+
+def test_forget_asks_before_it_erases_and_never_says_the_name(door: Door) -> None:
+    # Given an archive whose table names a patient
+    (door.root / "metadata.csv").write_text("isic_id,patient_id\ni0,Zauberfrau\ni1,Zauberfrau\n")
+    batch = door.submit()
+    door.screen(batch)
+
+    # If the answer is no, nothing is erased
+    refused = CliRunner().invoke(cli, ["forget", "Zauberfrau"], input="n\n")
+    assert refused.exit_code == 2
+    assert "Nothing was erased" in refused.stderr
+    assert json.loads(door("status", batch, "--json").stdout)["found"] == 7
+
+    # And with --yes, or a reference on standard input, it is
+    said = CliRunner().invoke(cli, ["forget", "-", "--yes"], input="Zauberfrau\n")
+    assert said.exit_code == 0
+    assert "2 items and 2 verdicts of batch 1 are erased" in said.stderr
+    assert "Not reached" in said.stderr
+    assert "Zauberfrau" not in said.output
+    assert json.loads(door("status", batch, "--json").stdout)["found"] == 5
+    door("verify", batch)
+    door("verify", "--audit")
+    door("export", batch, "--out", door.root.parent / "x.csv")
+    assert len((door.root.parent / "x.csv").read_text().splitlines()) == 6
+    # And once more it is said that nothing is there
+    assert "nothing of a patient of that name" in door("forget", "Zauberfrau", "--yes").stderr
+    assert "No patient was named" in CliRunner().invoke(cli, ["forget", "-", "--yes"], input="\n").stderr
+
+
+def test_purge_erases_what_is_old_and_finished_and_names_what_it_leaves(door: Door) -> None:
+    # Given an old batch that is finished, and an old one that is not
+    finished = door.submit()
+    door.screen(finished)
+    (door.root / "more.jpg").write_bytes(b"more")
+    working = door.submit()
+    with door.engine.begin() as connection:
+        connection.execute(text("UPDATE batch SET opened_at = opened_at - 31 * 86400"))
+
+    # If batches older than a month are purged
+    said = door("purge", "--older-than", "30d", "--yes").stderr
+
+    # Then the first is gone, and the other is named
+    assert f"Left, because they are not finished: batch {working}" in said
+    assert f"7 items and 5 verdicts of batch {finished} are erased" in said
+    assert "no batch" in door("status", finished, code=2).stderr
+    door("verify", working)
+    assert "No finished batch is older" in door("purge", "--older-than", "30", "--yes").stderr
+    assert "365d" in door("purge", "--older-than", "soon", "--yes", code=2).stderr
+
+
+def test_what_holds_patient_data_is_its_owners_alone(door: Door, tmp_path: Path) -> None:
+    # Given the usual umask, which lets everybody read
+    old = os.umask(0o022)
+    try:
+        # If a batch is submitted to a ledger outside the home, and exported
+        batch = door.submit()
+        door("export", batch, "--out", tmp_path / "new" / "x.csv")
+    finally:
+        os.umask(old)
+
+    # Then folders and files that were made are closed to others
+    for path in [tmp_path / "new", *(tmp_path / "new").iterdir(), *(tmp_path / "home").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path.name

@@ -1,0 +1,86 @@
+"""The commands that erase: forget a patient, purge old batches; imported when one is called."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+
+from db.erasure import Erased, find_outlived, forget_patient, purge_batches
+from producer.errors import EXIT_DONE, UsageProblem
+from producer.ledger import open_existing, read_place
+from producer.terminal import name_actor, open_console
+
+#: Where else a patient may be found: this program cannot reach it.
+_NOT_REACHED = (
+    "Not reached: the archive itself, exports and reports that were written, backups of the ledger, and models that "
+    "were trained on the images."
+)
+
+
+def forget(patient_ref: str, *, sure: bool) -> int:
+    """Do `lesion-screen forget`.
+
+    Args:
+        patient_ref: The patient as the archive's table names it; "-" reads it from standard input.
+        sure: Do not ask.
+
+    Returns:
+        The exit code.
+    """
+    engine, console = open_existing(read_place()), open_console()
+    if patient_ref == "-":
+        patient_ref = sys.stdin.readline().rstrip("\r\n")
+    if not patient_ref:
+        raise UsageProblem("No patient was named; nothing was erased.")
+    _confirm("Erase everything the ledger holds of this patient? There is no way back.", sure=sure)
+    erased = forget_patient(engine, patient_ref, name_actor())
+    if erased.items:
+        _report(erased, console)
+    else:
+        console.print("The ledger holds nothing of a patient of that name; it is compared letter by letter.")
+    return EXIT_DONE
+
+
+def purge(older_than_days: int, *, sure: bool) -> int:
+    """Do `lesion-screen purge`.
+
+    Args:
+        older_than_days: Age of a batch since it was submitted, in days.
+        sure: Do not ask.
+
+    Returns:
+        The exit code.
+    """
+    engine, console = open_existing(read_place()), open_console()
+    outlived = find_outlived(engine, older_than_days)
+    working = find_outlived(engine, older_than_days, unfinished=True)
+    if working:
+        console.print(
+            f"Left, because they are not finished: batch {_list(working)}. `lesion-screen cancel` ends one.",
+            highlight=False,
+        )
+    if not outlived:
+        console.print(f"No finished batch is older than {older_than_days} days.", highlight=False)
+        return EXIT_DONE
+    _confirm(f"Erase batch {_list(outlived)} with everything in it? There is no way back.", sure=sure)
+    erased = purge_batches(engine, older_than_days, name_actor())
+    _report(erased, console)
+    return EXIT_DONE
+
+
+def _confirm(question: str, *, sure: bool) -> None:
+    if not sure and not click.confirm(question, err=True):
+        raise UsageProblem("Nothing was erased.")
+
+
+def _report(erased: Erased, console: Console) -> None:
+    console.print(
+        f"{erased.items:,} items and {erased.results:,} verdicts of batch {_list(erased.batches)} are erased.",
+        highlight=False,
+    )
+    console.print(_NOT_REACHED)
+
+
+def _list(batches: Sequence[int]) -> str:
+    return ", ".join(map(str, batches))
