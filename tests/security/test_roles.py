@@ -1,0 +1,144 @@
+"""The roles of a PostgreSQL ledger: the program works under them, and nobody does anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, make_url
+
+import db.session
+from db.models import activate_first, register_model
+from db.session import open_ledger
+from db.tables import CLASSES, Base
+from tests.archive import Archive
+from tests.stack import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import PostgresServer
+    from tests.stack import Stack
+
+SHIPPED = Path(db.session.__file__).with_name("roles.sql")
+LOGINS = {"gpu_host": "lesion_worker", "archivist": "lesion_producer", "dashboard": "lesion_reader"}
+MODEL = "a" * 64
+
+
+@pytest.fixture
+def ledger(postgres_ledger: Engine, postgres_server: PostgresServer) -> Iterator[Engine]:
+    """Give a ledger whose owner has run the shipped file, and a login of each role."""
+    name = str(postgres_ledger.url.database)
+    with psycopg.connect(host=str(postgres_server.sockets), user="postgres", dbname=name, autocommit=True) as owner:
+        # Twice: it may be run again.
+        for _ in range(2):
+            owner.execute(SHIPPED.read_text(encoding="utf-8").encode())
+        for login, role in LOGINS.items():
+            owner.execute(f"CREATE ROLE {login} LOGIN".encode())
+            owner.execute(f"GRANT {role} TO {login}".encode())
+    prior = dict.fromkeys(CLASSES, 1 / 7)
+    register_model(
+        postgres_ledger, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64
+    )
+    activate_first(postgres_ledger, MODEL, "owner")
+    try:
+        yield postgres_ledger
+    finally:
+        # Roles are the server's, not the database's.
+        with psycopg.connect(host=str(postgres_server.sockets), user="postgres", dbname=name, autocommit=True) as owner:
+            for login in LOGINS:
+                owner.execute(f"DROP ROLE {login}".encode())
+
+
+def address(ledger: Engine, login: str) -> str:
+    return make_url(str(ledger.url)).set(username=login).render_as_string(hide_password=False)
+
+
+def test_an_archive_is_screened_and_read_under_the_roles(archive: Archive, stack: Stack, tmp_path: Path) -> None:
+    # Given a worker and a feeder under the worker's role, and the commands under the producer's
+    worker, producer = address(archive.engine, "gpu_host"), address(archive.engine, "archivist")
+    stack.start_feeder(DB_URL=worker)
+    stack.start_worker(DB_URL=worker)
+    archive.draw(12)
+    (archive.root / "broken.png").write_bytes(b"no image")
+    (archive.root / "metadata.csv").write_text("isic_id,patient_id\n000,P1\n")
+    environment = {**os.environ, **stack.environment, "DB_URL": producer}
+
+    def command(*arguments: object, code: int = 0) -> str:
+        program = [sys.executable, "-c", "from producer.cli import main; main()", *map(str, arguments)]
+        done = subprocess.run(
+            program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    # If an archive goes all the way, with every command on it
+    batch = json.loads(command("submit", archive.root))["batch"]
+    stack.until(lambda: archive.counts(batch).open == 0)
+    command("retry", batch)
+    command("resume", batch, "--workers", "0", code=1)
+    command("pause", batch)
+    command("cancel", batch)
+    command("export", batch, "--out", tmp_path / "results.csv")
+    command("forget", "P1", "--yes")
+    command("verify", batch)
+    command("verify", "--audit")
+
+    # Then nobody lacked a right, and the reader sees verdicts
+    assert archive.counts(batch).done == 11
+    assert archive.counts(batch).rejected == 1
+    reader = open_ledger(address(archive.engine, "dashboard"))
+    with reader.connect() as connection:
+        seen = connection.exec_driver_sql("SELECT count(*) FROM item JOIN result USING (input_digest)").scalar_one()
+    reader.dispose()
+    assert seen == 11
+
+
+@pytest.mark.parametrize(
+    ("login", "statement"),
+    [
+        ("gpu_host", "SELECT patient_ref FROM item"),
+        ("gpu_host", "SELECT * FROM audit"),
+        ("gpu_host", "UPDATE result SET p_mel = 0"),
+        ("gpu_host", "DELETE FROM result"),
+        ("gpu_host", "UPDATE item SET path = 'x'"),
+        ("gpu_host", "UPDATE batch SET state = 'cancelled'"),
+        ("gpu_host", "INSERT INTO batch (name) VALUES ('x')"),
+        ("gpu_host", "UPDATE model_version SET state = 'active'"),
+        ("archivist", "UPDATE audit SET actor = 'x'"),
+        ("archivist", "DELETE FROM audit"),
+        ("archivist", "TRUNCATE audit"),
+        ("archivist", "UPDATE result SET p_mel = 0"),
+        ("archivist", "UPDATE model_version SET state = 'active'"),
+        ("archivist", "DROP TABLE batch"),
+        ("archivist", "CREATE TABLE other (n int)"),
+        ("dashboard", "SELECT path FROM item"),
+        ("dashboard", "SELECT patient_ref FROM item"),
+        ("dashboard", "SELECT lesion_id FROM item"),
+        ("dashboard", "SELECT source FROM batch"),
+        ("dashboard", "SELECT * FROM audit"),
+        ("dashboard", "INSERT INTO result (id) VALUES (1)"),
+        ("dashboard", "UPDATE item SET age = 1"),
+        ("dashboard", "SELECT id FROM item FOR UPDATE"),
+    ],
+)
+def test_a_role_does_nothing_beyond_its_work(ledger: Engine, login: str, statement: str) -> None:
+    engine = open_ledger(address(ledger, login))
+    try:
+        with engine.connect() as connection, pytest.raises(Exception, match=r"permission denied|must be owner"):
+            connection.exec_driver_sql(statement)
+    finally:
+        engine.dispose()
+
+
+def test_every_table_is_spoken_of_in_the_roles() -> None:
+    # A table that a migration adds is nobody's until somebody has thought about it.
+    rules = SHIPPED.read_text(encoding="utf-8")
+    said = {name for name in Base.metadata.tables if f" {name} TO" in rules or f" {name}, " in rules}
+    assert said == set(Base.metadata.tables)
