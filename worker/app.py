@@ -3,6 +3,7 @@
 Every setting names the fault it answers.
 """
 
+import ssl
 import sys
 from typing import Any
 
@@ -26,8 +27,11 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
     Returns:
         Names and values as Celery spells them.
     """
+    tls = settings.broker_tls()
     return {
         "broker_url": settings.broker_url.get_secret_value() if settings.broker_url else None,
+        # Celery reads the address itself; Flower looks only here.
+        "broker_use_ssl": None if tls is None else tls | {"ssl_cert_reqs": ssl.CERT_REQUIRED},
         # A pickle in Redis would run its sender's code.
         "accept_content": ["json"],
         "task_serializer": "json",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -14,7 +15,8 @@ class WorkerSettings(StrictSettings):
 
     model_config = SettingsConfigDict(env_prefix="WORKER_")
 
-    #: URL of the shared Redis; without one `lesion-screen run` starts a private server.
+    #: URL of the shared Redis; without one `lesion-screen run` starts a private server. With `rediss://` the server's
+    #: certificate is always checked, against the system's authorities or those of `?ssl_ca_certs=FILE`.
     broker_url: SecretStr | None = None
     #: Messages kept in Redis; 8 and 2 a running worker where it is not given.
     queue_depth: int | None = Field(default=None, ge=1, le=100_000)
@@ -66,6 +68,33 @@ class WorkerSettings(StrictSettings):
         if not self.stall_seconds < self.hard_limit_seconds < self.visibility_seconds:
             raise ValueError("stall < hard limit < visibility must hold (WORKER_…_SECONDS)")
         return self
+
+    @model_validator(mode="after")
+    def insist_on_certificates(self) -> Self:
+        """Refuse TLS that would believe anybody.
+
+        Returns:
+            The settings, unchanged.
+
+        Raises:
+            ValueError: If the address switches the check of the server's certificate or name off.
+        """
+        told = self.broker_tls() or {}
+        weak = told.get("ssl_cert_reqs", "required").lower().removeprefix("cert_") != "required"
+        if weak or told.get("ssl_check_hostname", "true").lower() not in {"true", "1", "yes"}:
+            raise ValueError("WORKER_BROKER_URL must not switch the check of Redis's certificate off")
+        return self
+
+    def broker_tls(self) -> dict[str, str] | None:
+        """Read the options of TLS from the address of Redis.
+
+        Returns:
+            Options by name, such as `ssl_ca_certs`; None where the address asks for no TLS.
+        """
+        address = urlsplit(self.broker_url.get_secret_value()) if self.broker_url else None
+        if address is None or address.scheme != "rediss":
+            return None
+        return {name: value for name, value in parse_qsl(address.query) if name.startswith("ssl_")}
 
     def archive_root(self, source: str) -> Path | None:
         """Say where this host has an archive.
