@@ -11,6 +11,9 @@ from db.tables import Batch, BatchState, Chunk, ChunkState, Lease
 
 _FEEDER = "feeder"
 
+#: An expired chunk has waited for a whole lease; should its ring be lost with Redis, it must not wait that long again.
+_EXPIRED_QUIET = 1 / 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungChunk:
@@ -36,7 +39,7 @@ def ring_chunks(
     Args:
         engine: The ledger.
         limit: At most so many.
-        quiet_seconds: Leave alone what was rung within so many seconds.
+        quiet_seconds: Leave alone what was rung within so many seconds; for an expired lease, a third of that.
         expired_only: Leave alone what no worker has begun.
 
     Returns:
@@ -45,7 +48,8 @@ def ring_chunks(
     if limit <= 0:
         return []
     expired = and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
-    quiet = or_(Chunk.rung_at.is_(None), Chunk.rung_at < clock() - quiet_seconds)
+    wait = case((expired, quiet_seconds * _EXPIRED_QUIET), else_=quiet_seconds)
+    quiet = or_(Chunk.rung_at.is_(None), Chunk.rung_at < clock() - wait)
     ready = expired if expired_only else or_(Chunk.state == ChunkState.OPEN, expired)
     due = (
         select(Chunk.batch_id, Chunk.id, Chunk.open_count, Chunk.state, Batch.model_digest)

@@ -21,8 +21,8 @@ from worker.lookups import running_workers
 from worker.patience import pause
 from worker.settings import WorkerSettings
 
-#: Another feeder takes over so long after this one was last heard of, seconds.
-_LEASE_SECONDS: Final = 10
+#: Another feeder takes over so long after this one was last heard of, seconds. Two at once ring no chunk twice.
+_LEASE_SECONDS: Final = 5
 
 _DEPTH_AT_REST: Final = 8
 _DEPTH_PER_WORKER: Final = 2

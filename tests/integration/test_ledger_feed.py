@@ -164,3 +164,18 @@ def test_of_feeders_that_start_at_once_one_gets_the_lease(scene: Scene) -> None:
 
     # Then one feeds
     assert sum(taken) == 1
+
+
+def test_an_expired_chunk_is_rung_again_after_a_third_of_the_quiet_time(scene: Scene) -> None:
+    # Given a chunk that waits and one whose lease has expired, both rung six seconds ago
+    _, (waiting, expired) = scene.open(1, 1)
+    scene.claim(expired)
+    scene.expire(expired)
+    assert sorted(rung(scene)) == [waiting, expired]
+    assert rung(scene) == []
+    scene.sql("UPDATE chunk SET rung_at = rung_at - 6")
+
+    # If the feeder comes again
+    # Then only the expired one is rung again
+    assert rung(scene, quiet_seconds=15) == [expired]
+    assert rung(scene, quiet_seconds=15) == []
