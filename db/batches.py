@@ -25,6 +25,7 @@ __all__ = [
     "find_batch",
     "finish_loading",
     "get_batch",
+    "insert_chunk",
     "latest_batch",
     "list_batches",
     "pause_batch",
@@ -132,23 +133,42 @@ def add_chunk(engine: Engine, batch_id: int, items: Sequence[ItemRow]) -> int:
     if not items:
         raise ValueError("A chunk needs at least one item.")
     rejected = sum(item.rejected is not None for item in items)
-    open_count = len(items) - rejected
     with write(engine) as connection:
-        # Also locks the batch, so that it cannot be discarded as stale in between.
-        touch = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING)
-        if connection.execute(touch.values(touched_at=clock())).rowcount == 0:
-            raise refusal(connection, batch_id, "takes no more chunks")
-        chunk = insert(Chunk).values(
-            batch_id=batch_id,
-            state=ChunkState.OPEN if open_count else ChunkState.DONE,
-            items=len(items),
-            open_count=open_count,
-            rejected_count=rejected,
-            recorded_at=None if open_count else clock(),
-        )
-        chunk_id = connection.execute(chunk.returning(Chunk.id)).scalar_one()
+        chunk_id = insert_chunk(connection, batch_id, items=len(items), rejected=rejected)
         insert_items(connection, [_values(item, batch_id, chunk_id) for item in items])
         return chunk_id
+
+
+def insert_chunk(connection: Connection, batch_id: int, *, items: int, rejected: int) -> int:
+    """Insert the row of one chunk of a loading batch, inside the caller's transaction; its items are the caller's part.
+
+    Args:
+        connection: The caller's connection.
+        batch_id: A batch in state loading.
+        items: How many items it will have.
+        rejected: How many of them are rejected already.
+
+    Returns:
+        The new chunk's id.
+
+    Raises:
+        UnknownBatch: If the batch is not there, or was discarded as stale.
+        WrongBatchState: If the batch is not loading any more.
+    """
+    open_count = items - rejected
+    # Also locks the batch, so that it cannot be discarded as stale in between.
+    touch = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING)
+    if connection.execute(touch.values(touched_at=clock())).rowcount == 0:
+        raise refusal(connection, batch_id, "takes no more chunks")
+    chunk = insert(Chunk).values(
+        batch_id=batch_id,
+        state=ChunkState.OPEN if open_count else ChunkState.DONE,
+        items=items,
+        open_count=open_count,
+        rejected_count=rejected,
+        recorded_at=None if open_count else clock(),
+    )
+    return connection.execute(chunk.returning(Chunk.id)).scalar_one()
 
 
 def _values(item: ItemRow, batch_id: int, chunk_id: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Model versions: registering them, and which one new batches take."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, Select, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -11,7 +12,13 @@ from db.audit import append_entry
 from db.clock import clock
 from db.errors import UnknownModel
 from db.session import read, take_lock, write
-from db.tables import ModelState, ModelVersion
+from db.tables import AuditEntry, ModelState, ModelVersion
+
+_PROMOTE: Final = "activate_model"
+_ROLL_BACK: Final = "roll_back_model"
+_SUBJECT: Final = "model "
+
+_PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +102,6 @@ def activate_model(engine: Engine, digest: str, *, actor: str, why: str) -> bool
             raise UnknownModel("There is no model version with this digest.")
         if state == ModelState.ACTIVE:
             return False
-        before = update(ModelVersion).where(ModelVersion.state == ModelState.ACTIVE)
-        connection.execute(before.values(state=ModelState.RETIRED))
         _set_active(connection, digest, actor, why)
         return True
 
@@ -123,11 +128,70 @@ def activate_first(engine: Engine, digest: str, actor: str) -> bool:
         return True
 
 
-def _set_active(connection: Connection, digest: str, actor: str, why: str) -> None:
+def roll_back_model(engine: Engine, *, actor: str, why: str) -> ModelRow:
+    """Make the version active again that the active one replaced. Its own transaction; audited.
+
+    Several in turn go further and further back: a version that was rolled back from is not come back to.
+
+    Args:
+        engine: The ledger.
+        actor: Who asks.
+        why: The reason, for the audit trail.
+
+    Returns:
+        The version that is active now.
+
+    Raises:
+        UnknownModel: If no version was active before.
+    """
+    with write(engine) as connection:
+        take_lock(connection, "models")
+        # The trail of activations is what went before; every promotion goes on from where the last one stands.
+        entries = select(AuditEntry.action, AuditEntry.subject).where(AuditEntry.action.in_((_PROMOTE, _ROLL_BACK)))
+        stack: list[str] = []
+        for action, subject in connection.execute(entries.order_by(AuditEntry.id)):
+            if action == _ROLL_BACK:
+                stack.pop()
+            elif stack[-1:] != [subject]:
+                stack.append(subject)
+        if len(stack) < 2:  # noqa: PLR2004 - the active one and the one before
+            raise UnknownModel("No model was active before this one; there is nothing to go back to.")
+        before = stack[-2].removeprefix(_SUBJECT)
+        _set_active(connection, before, actor, why, action=_ROLL_BACK)
+        row = connection.execute(_models().where(ModelVersion.digest == before)).one()
+    return _model_row(row)
+
+
+def find_model(engine: Engine, wanted: str) -> ModelRow:
+    """Look a version up by its digest or the beginning of it; reads only.
+
+    Args:
+        engine: The ledger.
+        wanted: At least six digits of the digest.
+
+    Returns:
+        The version.
+
+    Raises:
+        UnknownModel: If none begins so, or several do.
+    """
+    if not _PREFIX.fullmatch(wanted):
+        raise UnknownModel("A model is named by its digest, or by six digits of it or more.")
+    with read(engine) as connection:
+        rows = connection.execute(_models().where(ModelVersion.digest.startswith(wanted))).all()
+    if len(rows) != 1:
+        what = "There is no model version" if not rows else "There are several model versions"
+        raise UnknownModel(f"{what} whose digest begins with {wanted}.")
+    return _model_row(rows[0])
+
+
+def _set_active(connection: Connection, digest: str, actor: str, why: str, action: str = _PROMOTE) -> None:
+    before = update(ModelVersion).where(ModelVersion.state == ModelState.ACTIVE)
+    connection.execute(before.values(state=ModelState.RETIRED))
     chosen = update(ModelVersion).where(ModelVersion.digest == digest).values(state=ModelState.ACTIVE)
     if connection.execute(chosen).rowcount == 0:
         raise UnknownModel("There is no model version with this digest.")
-    append_entry(connection, actor, "activate_model", f"model {digest}", why)
+    append_entry(connection, actor, action, f"{_SUBJECT}{digest}", why)
 
 
 def active_model(engine: Engine) -> ModelRow | None:

@@ -271,6 +271,74 @@ def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_js
     return inspection.verify(batch, rehash=rehash, as_json=as_json)
 
 
+@cli.group()
+def models() -> None:
+    """Say which models there are, and change which one new batches take."""
+
+
+_why = click.option("--why", required=True, help="The reason, which the audit trail keeps.")
+
+
+@models.command("list")
+@_json
+def list_models(as_json: bool) -> int:
+    """List the models, the active one among them."""
+    from producer import versions
+
+    return versions.show_models(as_json=as_json)
+
+
+@models.command("show")
+@click.argument("model")
+def show_model(model: str) -> int:
+    """Print everything known of MODEL, by the first digits of its digest, as JSON."""
+    from producer import versions
+
+    return versions.show_model(model)
+
+
+@models.command("promote")
+@click.argument("model")
+@_why
+def promote_model(model: str, why: str) -> int:
+    """Let new batches take MODEL."""
+    from producer import versions
+
+    return versions.promote(model, why)
+
+
+@models.command("rollback")
+@_why
+def roll_back_model(why: str) -> int:
+    """Go back to the model that was active before."""
+    from producer import versions
+
+    return versions.roll_back(why)
+
+
+@cli.command()
+@_batch
+@click.option("--model", help="By the first digits of its digest; the active one by default.")
+def rescreen(batch: int, model: str | None) -> int:
+    """Screen BATCH's archive again with another model, behind all other work."""
+    from producer import versions
+
+    return versions.rescreen(batch, model)
+
+
+@cli.command()
+@_batch
+@click.option("--from", "before", required=True, help="A model, by the first digits of its digest.")
+@click.option("--to", "after", required=True, help="The other model.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A CSV file for all of them.")
+@_json
+def changes(batch: int, before: str, after: str, out: Path | None, as_json: bool) -> int:
+    """List the verdicts on BATCH that two models differ in, the worst first."""
+    from producer import versions
+
+    return versions.show_changes(batch, before, after, out=out, as_json=as_json)
+
+
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 

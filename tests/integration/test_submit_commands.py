@@ -389,3 +389,60 @@ def test_what_holds_patient_data_is_its_owners_alone(door: Door, tmp_path: Path)
     # Then folders and files that were made are closed to others
     for path in [tmp_path / "new", *(tmp_path / "new").iterdir(), *(tmp_path / "home").rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path.name
+
+
+def test_another_model_is_promoted_and_what_it_changes_is_listed(door: Door, tmp_path: Path) -> None:
+    # Given a finished batch, and a second model with another operating point
+    other = "b" * 64
+    for digest, threshold in ((MODEL, 0.2), (other, 0.1)):
+        with door.engine.begin() as connection:
+            connection.execute(text("DELETE FROM model_version WHERE digest = :d"), {"d": digest})
+        metrics = {"prior": PRIOR, "operating_point": {"threshold": threshold}, "balanced_accuracy": {"estimate": 0.75}}
+        register_model(door.engine, digest=digest, name="m", backbone="b", metrics=metrics, data_digest="0" * 64)
+    door("models", "promote", MODEL[:8], "--why", "the first")
+    batch = door.submit()
+    door.screen(batch)
+
+    # If it is promoted, and the batch screened again
+    assert "another_reason" not in door("models", "promote", "bbbbbb", "--why", "another_reason").stderr
+    assert "was already active" in door("models", "promote", "bbbbbb", "--why", "again").stderr
+    again = json.loads(door("rescreen", batch).stdout)
+    assert again["model"] == other
+    columns = (
+        "input_digest",
+        *(f"p_{name}" for name in CLASSES),
+        "confidence",
+        "malignant_score",
+        "referred",
+        "engine",
+    )
+    same = ", ".join((*columns, "created_at"))
+    with door.engine.begin() as connection:
+        connection.execute(
+            text(
+                f"INSERT INTO result (model_digest, diagnosis, {same}) SELECT :o, 'nv', {same} FROM result"  # noqa: S608
+            ),
+            {"o": other},
+        )
+
+    # Then what changed is counted, listed and written
+    counted = json.loads(door("changes", batch, "--from", MODEL[:6], "--to", other[:6], "--json").stdout)
+    assert counted["compared"] == 5
+    assert counted["newly_prioritised"] + counted["other_diagnosis"] == 5
+    said = door("changes", batch, "--from", MODEL[:6], "--to", other[:6], "--out", tmp_path / "c.csv")
+    assert "of 5 went from not prioritised to prioritised" in said.stderr
+    assert "Not a medical device" in said.stderr
+    with (tmp_path / "c.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5
+    assert {row["after_diagnosis"] for row in rows} == {"nv"}
+    assert all(not row["path"].startswith("=") for row in rows)
+    # And going back is one command, with a reason
+    assert "Give the reason" in door("models", "rollback", "--why", " ", code=2).stderr
+    door("models", "rollback", "--why", "too many")
+    listed = json.loads(door("models", "list", "--json").stdout)["models"]
+    assert {model["digest"]: model["state"] for model in listed} == {MODEL: "active", other: "retired"}
+    assert "0.750" in door("models", "list").stdout
+    assert json.loads(door("models", "show", MODEL[:6]).stdout)["metrics"]["operating_point"] == {"threshold": 0.2}
+    assert "nothing to go back to" in door("models", "rollback", "--why", "more", code=2).stderr
+    door("verify", "--audit")
