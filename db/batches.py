@@ -12,7 +12,7 @@ from db.clock import clock
 from db.control import cancel_batch, pause_batch, refusal, resume_batch
 from db.errors import UnknownBatch, WriteRefused
 from db.session import read, write
-from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
+from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState, Label
 
 __all__ = [
     "BatchRow",
@@ -21,6 +21,7 @@ __all__ = [
     "add_chunk",
     "cancel_batch",
     "delete_chunks",
+    "delete_items",
     "discard_stale_loading",
     "find_batch",
     "finish_loading",
@@ -288,9 +289,23 @@ def delete_chunks(connection: Connection, which: ColumnElement[bool]) -> int:
     Returns:
         How many items were deleted.
     """
-    items = connection.execute(delete(Item).where(Item.chunk_id.in_(select(Chunk.id).where(which)))).rowcount
+    items = delete_items(connection, Item.chunk_id.in_(select(Chunk.id).where(which)))
     connection.execute(delete(Chunk).where(which))
     return items
+
+
+def delete_items(connection: Connection, which: ColumnElement[bool]) -> int:
+    """Delete items with their labels, inside the caller's transaction; counts and results are the caller's part.
+
+    Args:
+        connection: The caller's connection.
+        which: A condition on items.
+
+    Returns:
+        How many items were deleted.
+    """
+    connection.execute(delete(Label).where(Label.item_id.in_(select(Item.id).where(which))))
+    return connection.execute(delete(Item).where(which)).rowcount
 
 
 def get_batch(engine: Engine, batch_id: int) -> BatchRow:

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, Select, delete, exists, func, select, text, update
 
 from db.audit import append_entry
-from db.batches import delete_chunks
+from db.batches import delete_chunks, delete_items
 from db.chunks import settle_chunk
 from db.clock import clock
 from db.control import lock_state
@@ -52,7 +52,7 @@ def forget_patient(engine: Engine, patient_ref: str, actor: str) -> Erased:
         )
         touched = connection.execute(per_chunk.order_by(Item.batch_id, Item.chunk_id)).all()
         batches = tuple(dict.fromkeys(batch for batch, _, _ in touched))
-        items = connection.execute(delete(Item).where(theirs)).rowcount
+        items = delete_items(connection, theirs)
         for _, chunk, count in touched:
             settle_chunk(connection, chunk, erased=count)
         results = _erase_orphans(connection) if items else 0

@@ -43,13 +43,15 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON lease TO lesion_worker;
 GRANT USAGE ON SEQUENCE result_id_seq TO lesion_worker;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON batch, chunk, item TO lesion_producer;
+GRANT SELECT, INSERT, DELETE ON label TO lesion_producer;
 GRANT SELECT, DELETE ON result TO lesion_producer;
 GRANT SELECT ON model_version, training_run, lease TO lesion_producer;
 GRANT SELECT, INSERT ON audit TO lesion_producer;
-GRANT USAGE ON SEQUENCE batch_id_seq, chunk_id_seq, item_id_seq, audit_id_seq TO lesion_producer;
+GRANT USAGE ON SEQUENCE batch_id_seq, chunk_id_seq, item_id_seq, label_id_seq, audit_id_seq TO lesion_producer;
 
 GRANT SELECT (id, state, priority, model_digest, created_at, opened_at) ON batch TO lesion_reader;
 GRANT SELECT ON chunk, result, model_version, training_run TO lesion_reader;
+GRANT SELECT (id, item_id, dx, dx_type, labelled_on) ON label TO lesion_reader;
 GRANT SELECT (
     id, batch_id, chunk_id, age, sex, localization, label, state, reason, image_digest, input_digest
 ) ON item TO lesion_reader;

@@ -1,4 +1,4 @@
-"""Tables of the ledger: batches, chunks, items, results, model versions, training runs, audit and leases."""
+"""Tables of the ledger: batches, chunks, items, labels, results, model versions, training runs, audit and leases."""
 
 from enum import StrEnum
 from typing import Any
@@ -24,6 +24,9 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 #: The seven classes of HAM10000 in the order of the probability columns.
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+#: How a diagnosis was made, the best founded first (HAM10000's words).
+DX_TYPES = ("histo", "confocal", "consensus", "follow_up")
 
 #: Marks the stored form of a text that the database cannot hold as it is (U+001F occurs in no sane file name).
 _HEX_MARK = "\x1fhex:"
@@ -256,6 +259,28 @@ class Item(Base):
         CheckConstraint("(state IN ('rejected', 'quarantined')) = (reason IS NOT NULL)", name="reason_where_needed"),
         CheckConstraint("state NOT IN ('done', 'referred') OR input_digest IS NOT NULL", name="verdict_has_digest"),
         CheckConstraint("path IS NOT NULL OR state = 'rejected'", name="path_unless_rejected"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class Label(Base):
+    """A confirmed diagnosis of an item's lesion, as somebody fed it back."""
+
+    __tablename__ = "label"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    item_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("item.id"))
+    dx: Mapped[str] = mapped_column(String(16))
+    dx_type: Mapped[str] = mapped_column(String(16))
+    labelled_by: Mapped[str] = mapped_column(ForeignText)
+    #: An ISO 8601 date.
+    labelled_on: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (
+        UniqueConstraint("item_id", "dx", "dx_type", "labelled_by", "labelled_on"),
+        CheckConstraint(f"dx IN {CLASSES}", name="dx_known"),
+        CheckConstraint(f"dx_type IN {DX_TYPES}", name="dx_type_known"),
         {"sqlite_autoincrement": True},
     )
 

@@ -271,6 +271,18 @@ def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_js
     return inspection.verify(batch, rehash=rehash, as_json=as_json)
 
 
+@cli.command()
+@_batch
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--problems", type=click.Path(path_type=Path), help="File to list every line in that was not used.")
+@_json
+def label(batch: int, file: Path, problems: Path | None, as_json: bool) -> int:
+    """Feed confirmed diagnoses of BATCH's images back: a CSV FILE with image_id, dx, dx_type, who, when."""
+    from producer import labelling
+
+    return labelling.label(batch, file, problems=problems, as_json=as_json)
+
+
 @cli.group()
 def models() -> None:
     """Say which models there are, and change which one new batches take."""

@@ -201,11 +201,12 @@ def test_the_tables_are_those_of_the_design() -> None:
     metadata: MetaData = Base.metadata
 
     # If they are listed
-    # Then they are the ones that the design names, and the leases
+    # Then they are the ones that the design names, the labels, and the leases
     assert set(metadata.tables) == {
         "batch",
         "chunk",
         "item",
+        "label",
         "result",
         "model_version",
         "training_run",

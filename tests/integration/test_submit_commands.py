@@ -446,3 +446,48 @@ def test_another_model_is_promoted_and_what_it_changes_is_listed(door: Door, tmp
     assert json.loads(door("models", "show", MODEL[:6]).stdout)["metrics"]["operating_point"] == {"threshold": 0.2}
     assert "nothing to go back to" in door("models", "rollback", "--why", "more", code=2).stderr
     door("verify", "--audit")
+
+
+def test_confirmed_diagnoses_are_fed_back_line_by_line(door: Door, tmp_path: Path) -> None:
+    # Given a screened batch, and a file with good lines, the ISIC Archive's words, and every kind of bad line
+    batch = door.submit()
+    door.screen(batch)
+    lines = [
+        "who,image_id,dx,dx_type,when",
+        "Dr. A,i0,mel,histo,2026-01-31",
+        "Dr. A,i1,Nevus,serial imaging showing no change,2026-01-31T10:00:00",
+        "Dr. A,nowhere,mel,histo,2026-01-31",
+        "Dr. A,i3,angina,histo,2026-01-31",
+        "Dr. A,i3,mel,guess,2026-01-31",
+        ",i3,mel,histo,2026-01-31",
+        "Dr. A,i3,mel,histo,31.1.2026",
+        "Dr. A,i3,mel,histo,2999-01-01",
+        "Dr. A,,mel,histo,2026-01-31",
+    ]
+    (tmp_path / "dx.csv").write_text("\n".join(lines) + "\n")
+
+    # If it is fed back
+    said = door("label", batch, tmp_path / "dx.csv", "--problems", tmp_path / "odd.csv", code=1).stderr
+
+    # Then the good lines count, and each bad one is named with its line
+    assert "2 diagnoses are new" in said
+    assert "2 images of the batch can be learned from" in said
+    with (tmp_path / "odd.csv").open(newline="") as file:
+        odd = {int(row["line"]): row["reason"] for row in csv.DictReader(file)}
+    assert odd == {
+        4: "unknown_image",
+        5: "unknown_diagnosis",
+        6: "unknown_dx_type",
+        7: "nobody_named",
+        8: "bad_date",
+        9: "bad_date",
+        10: "no_image_named",
+    }
+    # And a contradiction is said, not settled
+    (tmp_path / "more.csv").write_text("image_id,dx,dx_type,who,when\ni0,nv,histo,Dr. B,2026-02-01\n")
+    counted = json.loads(door("label", batch, tmp_path / "more.csv", "--json", code=1).stdout)
+    assert counted == {"batch": batch, "added": 1, "known": 0, "problems": {}, "confirmed": 1, "conflicting": 2}
+    # And a file without the columns is refused in a sentence
+    (tmp_path / "bad.csv").write_text("image,dx\ni0,mel\n")
+    assert "lacks the column image_id, dx_type, who, when" in door("label", batch, tmp_path / "bad.csv", code=2).stderr
+    door("verify", "--audit")
