@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,16 +54,36 @@ class LesionBootstrap:
         lesion_ids: Lesion of each of n images.
         draws: Number of draws.
         seed: The same seed draws the same lesions, so that two models can be compared pair by pair.
+        strata: `(n,)` kind of each image; each draw then holds as many lesions of a kind as there are. A lesion's kind
+            is that of its first image.
     """
 
-    def __init__(self, lesion_ids: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> None:
-        _, self.lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
-        self.lesions = int(self.lesion.max()) + 1
-        drawn = np.random.default_rng(seed).integers(0, self.lesions, (draws, self.lesions))
-        drawn += self.lesions * np.arange(draws)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=draws * self.lesions)
+    def __init__(
+        self,
+        lesion_ids: Sequence[str],
+        *,
+        draws: int = DRAWS,
+        seed: int = 0,
+        strata: NDArray[np.int64] | None = None,
+    ) -> None:
+        _, first, self.lesion = np.unique(np.asarray(lesion_ids), return_index=True, return_inverse=True)
+        self.lesions = len(first)
+        kinds = np.zeros(self.lesions, np.int64) if strata is None else strata[first]
+        generator = np.random.default_rng(seed)
         #: `(draws, lesions)` int16: how often each draw holds each lesion.
-        self.weights = counts.reshape(draws, self.lesions).astype(np.int16)
+        self.weights = np.zeros((draws, self.lesions), np.int16)
+        for kind in np.unique(kinds):
+            members = np.flatnonzero(kinds == kind)
+            drawn = generator.integers(0, len(members), (draws, len(members)))
+            drawn += len(members) * np.arange(draws)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=draws * len(members))
+            self.weights[:, members] = counts.reshape(draws, len(members))
+
+    def once(self) -> LesionBootstrap:
+        """Make a bootstrap whose one draw holds every lesion once: the data itself."""
+        whole = copy.copy(self)
+        whole.weights = np.ones((1, self.lesions), np.int16)
+        return whole
 
     def sum(self, values: NDArray[np.floating] | NDArray[np.bool_]) -> NDArray[np.float64]:
         """Sum `(n, k)` values of the images in each draw: `(draws, k)`."""

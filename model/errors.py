@@ -67,3 +67,7 @@ class TrainingDiverged(ModelError):  # noqa: N818 - says what is the case
 
 class LeakedSplitError(TrainingDataError):
     """A lesion, or a near-duplicate of an image, stands on two sides of a split."""
+
+
+class GateError(ModelError):
+    """Two models cannot be compared as they are."""

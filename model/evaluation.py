@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ from model.bootstrap import DRAWS, Interval, LesionBootstrap, take_interval
 from model.calibration import MELANOMA, TARGET_SENSITIVITY
 from model.crossfit import CrossFit, HeldOut, Verdicts, cross_fit
 from model.labels import CLASSES, MALIGNANT_INDEX
+from model.metadata import PatientMetadata
 from model.metrics import Outcomes, calibration_gaps, confusion_matrix, mean_over_classes, roc_area
 from model.report import (
     CalibrationErrors,
@@ -278,17 +279,21 @@ def _referral_figures(verdicts: Verdicts, bootstrap: LesionBootstrap) -> Referra
 
 
 def _subgroups(verdicts: Verdicts, bootstrap: LesionBootstrap) -> Iterator[Subgroup]:
-    patients = [patient.normalised() for patient in verdicts.patients]
-    groups = {
-        "age": [_age_band(patient.age) for patient in patients],
-        "sex": [patient.sex or "unknown" for patient in patients],
-        "site": [patient.localization or "unknown" for patient in patients],
-    }
-    for field, names in groups.items():
+    for field, names in subgroup_names(verdicts.patients).items():
         for group in AGE_BANDS if field == "age" else sorted(set(names)):
             among = np.asarray(names) == group
             if among.any():
                 yield _subgroup(verdicts, bootstrap, field, group, among)
+
+
+def subgroup_names(patients: Sequence[PatientMetadata]) -> dict[str, list[str]]:
+    """Name the age band, sex and site of each patient, by field."""
+    normalised = [patient.normalised() for patient in patients]
+    return {
+        "age": [_age_band(patient.age) for patient in normalised],
+        "sex": [patient.sex or "unknown" for patient in normalised],
+        "site": [patient.localization or "unknown" for patient in normalised],
+    }
 
 
 def _age_band(age: float | None) -> str:
