@@ -62,7 +62,6 @@ def test_the_same_model_passes_and_every_figure_is_stored() -> None:
     decision = judge_candidate(gate_set(), gate_set(), draws=DRAWS)
 
     assert decision.verdict == "promote"
-    groups = ("age 45 to 59", "sex female", "sex male", "site posterior torso")
     found = figures(decision)
     assert set(found) == {
         "malignant_auc",
