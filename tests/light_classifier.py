@@ -1,6 +1,8 @@
 """A classifier without TensorFlow: the mean of an image's bytes decides, and a test's file names slow it down."""
 
+import ctypes
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,29 @@ from numpy.typing import NDArray
 from model.classifier import Prediction
 from model.images import decode_image
 from model.metadata import MetadataEncoding, PatientMetadata
+
+
+def _kill_child() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_host() -> None:
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _eat_memory() -> None:
+    eaten = []
+    while True:
+        # Written to, or the kernel would not count it.
+        eaten.append(bytearray(os.urandom(1 << 20)) * 16)
+
+
+def _hang() -> None:
+    # With the interpreter's lock in hand: no thread runs, and no Python signal handler is served.
+    ctypes.PyDLL(None).sleep(3600)
+
+
+_DEATHS = {"child": _kill_child, "host": _kill_host, "memory": _eat_memory, "hang": _hang}
 
 
 class LightClassifier:
@@ -29,10 +54,10 @@ class LightClassifier:
         return cls(folder.name)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode as the real one does, and die of the one image that a test calls deadly."""
+        """Decode as the real one does, and do a worker in on the one image that a test names by its brightness."""
         pixels = decode_image(data, 32)
-        if "LIGHT_DEADLY" in os.environ and int(pixels.mean()) == int(os.environ["LIGHT_DEADLY"]):
-            os.kill(os.getpid(), 9)
+        if "LIGHT_VICTIM" in os.environ and int(pixels.mean()) == int(os.environ["LIGHT_VICTIM"]):
+            _DEATHS[os.environ["LIGHT_DEATH"]]()
         return pixels
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:

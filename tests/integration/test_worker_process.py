@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from celery import Celery
 
 from worker.contract import CONTRACT_VERSION, SCREEN_CHUNK, ClaimCheck
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.archive import Archive
-    from tests.servers import RedisServer
     from tests.stack import Stack
 
 MODEL = "a" * 64
@@ -73,82 +70,6 @@ def test_feeder_and_two_workers_finish_a_batch_of_many_chunks(archive: Archive, 
     counts = archive.counts(batch)
     assert (counts.found, counts.done) == (200, 200)
     assert archive.number("SELECT count(*) FROM result") == 200
-
-
-@pytest.mark.parametrize("step", ["after_claim", "after_predict", "after_commit"])
-def test_a_chunk_whose_worker_was_killed_at_a_named_step_runs_again(
-    archive: Archive, stack: Stack, tmp_path: Path, step: str
-) -> None:
-    # Given a worker that is killed once at this step
-    batch = archive.load(archive.draw(40))
-    struck = tmp_path / "struck"
-    stack.start_feeder()
-    stack.start_worker(WORKER_FAILPOINT=step, WORKER_FAILPOINT_FILE=str(struck))
-
-    # If its pool child comes back
-    stack.until(lambda: archive.counts(batch).open == 0)
-
-    # Then it was killed indeed, nothing is lost and nothing is there twice
-    assert struck.exists()
-    assert archive.counts(batch).done == 40
-    assert archive.number("SELECT count(*) FROM result") == 40
-
-
-def test_a_killed_workers_chunk_is_taken_over_by_another(archive: Archive, stack: Stack) -> None:
-    # Given a slow worker in the middle of a chunk
-    batch = archive.load(archive.draw(64))
-    stack.start_feeder()
-    victim = stack.start_worker("victim", LIGHT_SECONDS="0.5", WORKER_RECORD_SECONDS="0.1")
-    stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
-
-    # If it is killed with all its children and another one listens
-    os.killpg(victim.pid, signal.SIGKILL)
-    stack.start_worker("heir")
-    stack.until(lambda: archive.counts(batch).open == 0)
-
-    # Then all is done, once
-    assert archive.counts(batch).done == 64
-    assert archive.number("SELECT count(*) FROM result") == 64
-    assert archive.number("SELECT max(crashes) FROM chunk") == 1
-
-
-def test_an_image_that_kills_three_workers_is_quarantined_and_the_others_are_done(
-    archive: Archive, stack: Stack
-) -> None:
-    # Given a chunk with one image that kills whoever opens it
-    batch = archive.load(archive.draw(12))
-    stack.start_feeder()
-    stack.start_worker(LIGHT_DEADLY="7", WORKER_LEASE_SECONDS="1.5", WORKER_QUIET_SECONDS="0.5")
-
-    # If the worker goes on
-    stack.until(lambda: archive.counts(batch).open == 0, 60)
-
-    # Then that image alone is quarantined
-    counts = archive.counts(batch)
-    assert (counts.done, counts.quarantined) == (11, 1)
-    assert archive.states(batch)["007.png"] == "quarantined"
-
-
-@pytest.mark.parametrize("remapped", [False, True])
-def test_a_worker_told_to_stop_gives_its_chunk_back(archive: Archive, stack: Stack, *, remapped: bool) -> None:
-    # Given a worker in the middle of a long chunk
-    batch = archive.load(archive.draw(200))
-    remap = {"REMAP_SIGTERM": "SIGQUIT"} if remapped else {}
-    feeder = stack.start_feeder()
-    worker = stack.start_worker(LIGHT_SECONDS="0.3", WORKER_RECORD_SECONDS="0.1", WORKER_SHUTDOWN_SECONDS="2", **remap)
-    stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
-    feeder.terminate()
-
-    # If it gets SIGTERM
-    worker.terminate()
-    stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'open'") == 1, 5)
-
-    # Then it ends, what it did is recorded, the rest is open, and no crash is charged
-    worker.wait(10)
-    counts = archive.counts(batch)
-    assert counts.done + counts.open == 200
-    assert counts.done >= 16
-    assert archive.number("SELECT crashes FROM chunk") == 0
 
 
 def publish(url: str, payload: Any, *, name: str = SCREEN_CHUNK, serializer: str = "json") -> None:
@@ -218,46 +139,3 @@ def test_a_pickle_is_refused_unread(archive: Archive, stack: Stack, redis_url: s
 
     # Then nothing ran
     assert not trace.exists()
-
-
-def test_nothing_about_a_patient_is_found_outside_the_ledger(
-    archive: Archive, stack: Stack, redis_server: RedisServer
-) -> None:
-    # Given a name in a file name, good and bad, and an archive of that name
-    archive.root = archive.root.with_name("Canaria-folder")
-    rows = archive.draw(3)
-    batch = archive.load([*rows, archive.spoil("Canaria.png", b"broken Canaria"), archive.spoil("Canaria.jpg", b"")])
-    away = archive.load([archive.spoil("Canaria-away.png", b"x")], model="c" * 64)
-
-    # If it is screened
-    stack.start_feeder()
-    stack.start_worker()
-    stack.until(lambda: archive.counts(batch).open == 0 and archive.counts(away).open == 0)
-
-    # Then neither logs nor Redis know the name
-    assert "Canaria" not in stack.log("w1") + stack.log("feeder")
-    redis_server.kill()
-    files = [path for path in redis_server.folder.rglob("*") if path.is_file()]
-    assert files
-    assert all(b"Canaria" not in path.read_bytes() for path in files)
-    # And each chunk left a line with its counts
-    assert '"ending": "finished"' in stack.log("w1")
-
-
-def test_a_chunk_in_hand_goes_on_while_redis_is_restarted(
-    archive: Archive, stack: Stack, redis_server: RedisServer
-) -> None:
-    # Given a worker in the middle of its first chunk of two
-    rows = archive.draw(96)
-    batch = archive.load(rows[:48], rows[48:])
-    stack.start_feeder()
-    stack.start_worker(LIGHT_SECONDS="0.3", WORKER_RECORD_SECONDS="0.1")
-    stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
-
-    # If Redis is killed and started again
-    redis_server.kill()
-    redis_server.start()
-
-    # Then both are finished by the same worker
-    stack.until(lambda: archive.counts(batch).open == 0)
-    assert archive.counts(batch).done == 96

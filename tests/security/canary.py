@@ -114,7 +114,7 @@ def draw(brightness: int, image_format: str = "JPEG") -> bytes:
     return out.getvalue()
 
 
-#: Brightness of the image that kills whoever decodes it, where LIGHT_DEADLY says so.
+#: Brightness of the image that kills whoever decodes it, where LIGHT_VICTIM says so.
 DEADLY: Final = 7
 
 

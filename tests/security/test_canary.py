@@ -123,7 +123,9 @@ def test_a_name_is_found_in_the_ledger_and_in_exports_and_nowhere_else(
     command = Commands(environment=stack.environment)
     with listen(redis_server) as wire, flower_of(stack) as flower:
         stack.start_feeder()
-        stack.start_worker(LIGHT_DEADLY=str(DEADLY), WORKER_LEASE_SECONDS="1.5", WORKER_QUIET_SECONDS="0.5")
+        stack.start_worker(
+            LIGHT_VICTIM=str(DEADLY), LIGHT_DEATH="child", WORKER_LEASE_SECONDS="1.5", WORKER_QUIET_SECONDS="0.5"
+        )
 
         # If an archive full of it is screened, with rejected files and a worker killed three times
         batch = json.loads(command("submit", root, "--problems", tmp_path / "out" / "problems.csv", code=0))["batch"]
