@@ -50,32 +50,28 @@ def memory_limit() -> Iterator[Callable[[int, int], None]]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
-    """Give what mounts a disk of so many bytes, which everybody may write to."""
+def small_disk() -> Iterator[Callable[[Path, int], None]]:
+    """Give what puts a disk of so many bytes, which everybody may write to, where a folder is."""
     mounted: list[Path] = []
 
-    def mount(name: str, size: int) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
+    def mount(folder: Path, size: int) -> None:
+        folder.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False) if os.geteuid() == 0 else None
         if done is None or done.returncode:
             _lack("No small disk can be mounted here")
         mounted.append(folder)
-        return folder
 
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder: Path, *, leave: int = 0) -> Path:
-    """Fill a small disk up, but for so many bytes; returns the file that does it."""
+def fill(folder: Path) -> Path:
+    """Fill a small disk up; returns the file that does it."""
     ballast = folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb") as file:
         while True:
             file.write(bytes(1 << 16))
             file.flush()
-    if leave:
-        os.truncate(ballast, max(0, ballast.stat().st_size - leave))
     return ballast

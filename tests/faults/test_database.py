@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from db.session import open_ledger
+from db.session import TRANSIENT_ERRORS, open_ledger
 from tests.archive import Archive
 from tests.conftest import migrate
 from tests.faults.conftest import fill
@@ -128,10 +129,11 @@ def test_c2_a_connection_that_is_cut_during_commit_doubles_nothing(
 
 
 def test_c3_a_full_disk_under_sqlite_is_waited_out(
-    sqlite_template: Path, small_disk: Callable[[str, int], Path], redis_url: str, tmp_path: Path
+    sqlite_template: Path, small_disk: Callable[[Path, int], None], redis_url: str, tmp_path: Path
 ) -> None:
     # Given a ledger on a small disk, and a worker in the middle of an archive
-    disk = small_disk("disk", 8 * MEGABYTE)
+    disk = tmp_path / "disk"
+    small_disk(disk, 8 * MEGABYTE)
     shutil.copy(sqlite_template, disk / "ledger.sqlite")
     engine = open_ledger(f"sqlite:///{disk / 'ledger.sqlite'}")
     archive = Archive(engine=engine, root=tmp_path / "archive")
@@ -156,16 +158,58 @@ def test_c3_a_full_disk_under_sqlite_is_waited_out(
         engine.dispose()
 
 
+def test_c3_a_full_disk_under_postgresql_is_waited_out(
+    small_disk: Callable[[Path, int], None], redis_url: str, tmp_path: Path
+) -> None:
+    # Given a database on a small disk, and a worker in the middle of an archive
+    server = PostgresServer.prepare()
+    data, kept = server.folder / "data", server.folder / "kept"
+    data.rename(kept)
+    stack = None
+    try:
+        small_disk(data, 160 * MEGABYTE)
+        subprocess.run(["cp", "--archive", "--no-target-directory", kept, data], check=True)
+        server.start()
+        migrate(server.url("postgres"))
+        engine = open_ledger(server.url("postgres"))
+        archive = Archive(engine=engine, root=tmp_path / "archive")
+        batch = archive.load(archive.draw(160))
+        stack = stack_of(server.url("postgres"), redis_url, tmp_path / "logs")
+        stack.start_feeder()
+        stack.start_worker(LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1")
+        stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
+
+        # If the disk is full
+        ballast = fill(data)
+        stack.await_log("w1", "database is away")
+
+        # Then that is said, and it goes on when there is room
+        ballast.unlink()
+        stack.until(lambda: _is_finished(archive, batch), 60)
+        assert archive.counts(batch).done == 160
+        engine.dispose()
+    finally:
+        if stack is not None:
+            stack.stop()
+        server.remove()
+
+
+def _is_finished(archive: Archive, batch: int) -> bool:
+    # The server may have to recover first.
+    try:
+        return archive.counts(batch).open == 0
+    except TRANSIENT_ERRORS:
+        return False
+
+
 def test_c3_a_full_disk_under_redis_is_waited_out(
-    archive: Archive, stack: Stack, redis_server: RedisServer, small_disk: Callable[[str, int], Path]
+    archive: Archive, stack: Stack, redis_server: RedisServer, small_disk: Callable[[Path, int], None]
 ) -> None:
     # Given a Redis whose append-only file lies on a full disk
-    disk = small_disk("redis", 4 * MEGABYTE)
     redis_server.kill()
-    shutil.rmtree(redis_server.folder)
-    redis_server.folder = disk
+    small_disk(redis_server.folder, 4 * MEGABYTE)
     redis_server.start()
-    ballast = fill(disk)
+    ballast = fill(redis_server.folder)
     batch = archive.load(archive.draw(6))
     stack.until(lambda: not _takes(redis_server))
 
