@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+MEGABYTE = 1 << 20
+
+#: Where a fault takes its time and has nothing to do with the database.
+one_database = pytest.mark.parametrize("ledger", ["postgres"], indirect=True)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.archive import Archive
     from tests.stack import Stack
-
-MEGABYTE = 1 << 20
 
 
 @pytest.mark.parametrize("step", ["after_claim", "after_predict", "after_commit"])
@@ -56,6 +59,7 @@ def test_a1_a_killed_workers_chunk_is_taken_over_by_another(archive: Archive, st
     assert archive.number("SELECT max(crashes) FROM chunk") == 1
 
 
+@one_database
 def test_a2_an_image_that_eats_all_memory_is_quarantined_and_the_others_are_done(
     archive: Archive, stack: Stack, memory_limit: Callable[[int, int], None]
 ) -> None:
@@ -80,6 +84,7 @@ def test_a2_an_image_that_eats_all_memory_is_quarantined_and_the_others_are_done
     stack.stop()
 
 
+@one_database
 def test_a3_an_image_that_ends_the_whole_container_cannot_make_a_crash_loop(archive: Archive, stack: Stack) -> None:
     # Given one image that kills every process of the worker that opens it, and a supervisor that starts it again
     batch = archive.load(archive.draw(12))
@@ -133,6 +138,7 @@ def test_a4_a_worker_told_to_stop_gives_its_chunk_back(
     assert archive.number("SELECT crashes FROM chunk") == 0
 
 
+@one_database
 def test_a5_a_hang_that_serves_no_signal_is_ended_and_counted(archive: Archive, stack: Stack) -> None:
     # Given an image whose decoder hangs with the interpreter's lock in its hand
     batch = archive.load(archive.draw(6))
@@ -165,6 +171,7 @@ def test_a6_one_bad_image_of_many_leaves_the_others_alone(archive: Archive, stac
     assert archive.number("SELECT max(crashes) FROM chunk") == 0
 
 
+@one_database
 def test_a7_the_process_that_forks_has_loaded_no_network(archive: Archive, stack: Stack) -> None:
     # Given a worker that has screened something, with the real network's module as its classifier
     batch = archive.load(archive.draw(4))
