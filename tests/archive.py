@@ -10,7 +10,11 @@ from sqlalchemy import Engine, text
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.counts import Counts, count_items
 from db.health import check_batch
+from db.models import activate_first, register_model
+from db.tables import CLASSES
 from model.images import encode_image
+
+MODEL = "a" * 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class Archive:
         (self.root / name).write_bytes(data)
         return ItemRow(path=name, size=len(data))
 
-    def load(self, *chunks: list[ItemRow], model: str = "a" * 64) -> int:
+    def load(self, *chunks: list[ItemRow], model: str = MODEL) -> int:
         """Open a batch with these chunks."""
         batch = start_batch(self.engine, name="test", source=str(self.root), model_digest=model)
         for items in chunks:
@@ -67,6 +71,14 @@ class Archive:
         query = text("SELECT path, reason FROM item WHERE batch_id = :b AND reason IS NOT NULL")
         with self.engine.connect() as connection:
             return {row.path: row.reason for row in connection.execute(query, {"b": batch})}
+
+    def activate_model(self) -> None:
+        """Give the ledger an active model, which `load` pins its batches to."""
+        prior = dict.fromkeys(CLASSES, 1 / len(CLASSES))
+        register_model(
+            self.engine, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64
+        )
+        activate_first(self.engine, MODEL, "owner")
 
     def number(self, query: str) -> int:
         """Ask the ledger for one number."""

@@ -13,11 +13,9 @@ from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.chunks import Claim, ClaimedItem, Scored, claim_chunk, record_results
 from db.results import ResultRow
 from db.session import open_ledger, upgrade_schema
-from tests.archive import Archive
+from tests.archive import MODEL, Archive
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import SHORT_TIMES, Stack
-
-MODEL = "a" * 64
 
 
 @pytest.fixture(scope="session")

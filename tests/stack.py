@@ -77,6 +77,20 @@ class Stack:
         self.running.append(process)
         return process
 
+    def command(self, *arguments: object, code: int = 0, **settings: str) -> "subprocess.CompletedProcess[str]":
+        """Run a `lesion-screen` command to its end, and fail where it ends with another code."""
+        done = subprocess.run(
+            [sys.executable, "-c", "from producer.cli import main; main()", *map(str, arguments)],
+            env=self.environment | settings,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
     def log(self, name: str) -> str:
         """Read what a process wrote so far."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8")

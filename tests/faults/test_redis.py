@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
 
-from db.models import activate_first, register_model
-from db.tables import CLASSES
-from tests.stack import ROOT
+from tests.archive import MODEL
 from worker.contract import CONTRACT_VERSION, SCREEN_CHUNK, SCREENING_QUEUE, ClaimCheck
 from worker.doorbell import Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tests.archive import Archive
     from tests.servers import RedisServer
     from tests.stack import Stack
-
-MODEL = "a" * 64
 
 
 def honest(archive: Archive, batch: int) -> ClaimCheck:
@@ -84,42 +74,27 @@ def test_b2_everything_finishes_after_redis_was_wiped(
     assert archive.number("SELECT count(*) FROM result") == 80
 
 
-def submit(archive: Archive, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-c", "from producer.cli import main; main()", "submit", str(archive.root)]
-    given = {**os.environ, **environment}
-    return subprocess.run(program, env=given, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture
-def active(archive: Archive) -> Archive:
-    """Give an archive whose ledger has an active model."""
-    prior = dict.fromkeys(CLASSES, 1 / 7)
-    register_model(archive.engine, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64)
-    activate_first(archive.engine, MODEL, "owner")
-    return archive
-
-
 def test_b3_what_is_submitted_while_redis_is_down_is_screened_when_it_is_back(
-    active: Archive, stack: Stack, redis_server: RedisServer
+    archive: Archive, stack: Stack, redis_server: RedisServer
 ) -> None:
     # Given a Redis that is down
-    active.draw(10)
+    archive.activate_model()
+    archive.draw(10)
     redis_server.kill()
 
     # If an archive is submitted
-    said = submit(active, stack.environment)
+    said = stack.command("submit", archive.root, code=3)
 
     # Then it is saved, and a sentence says so
-    assert said.returncode == 3
     assert "safe in the ledger" in said.stderr
-    batch = json.loads(said.stdout)["batch"] if said.stdout else active.number("SELECT max(id) FROM batch")
-    assert active.counts(batch).open == 10
+    batch = archive.number("SELECT max(id) FROM batch")
+    assert archive.counts(batch).open == 10
     # And it is screened without another word once Redis is back
     stack.start_feeder()
     stack.start_worker()
     redis_server.start()
-    stack.until(lambda: active.counts(batch).open == 0)
-    assert active.counts(batch).done == 10
+    stack.until(lambda: archive.counts(batch).open == 0)
+    assert archive.counts(batch).done == 10
 
 
 def test_b4_a_message_that_was_lost_on_its_way_is_rung_again(

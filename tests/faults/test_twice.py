@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-
-from db.models import activate_first, register_model
-from db.tables import CLASSES
-from tests.stack import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,26 +14,12 @@ if TYPE_CHECKING:
     from tests.archive import Archive
     from tests.stack import Stack
 
-MODEL = "a" * 64
-
 
 @pytest.fixture
 def command(archive: Archive, stack: Stack) -> Callable[..., str]:
-    """Give what runs a command of its own process on the test's ledger, in which a model is active."""
-    prior = dict.fromkeys(CLASSES, 1 / 7)
-    register_model(archive.engine, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64)
-    activate_first(archive.engine, MODEL, "owner")
-
-    def run(*arguments: object, code: int = 0) -> str:
-        program = [sys.executable, "-c", "from producer.cli import main; main()", *map(str, arguments)]
-        environment = {**os.environ, **stack.environment}
-        done = subprocess.run(
-            program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout
-
-    return run
+    """Give what runs a command in a process of its own on the test's ledger, in which a model is active."""
+    archive.activate_model()
+    return lambda *arguments: stack.command(*arguments).stdout
 
 
 def test_f_two_producers_and_two_workers_at_once_screen_an_archive_once(

@@ -15,7 +15,7 @@ from db.feed import ring_chunks
 from db.health import check_batch
 from db.models import activate_model, active_model, find_model, list_models, register_model, roll_back_model
 from db.rescreen import ChangeKind, Changes, Comparison, ModelSide, copy_batch
-from tests.conftest import MODEL
+from tests.archive import MODEL
 
 if TYPE_CHECKING:
     from tests.conftest import Scene

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +11,9 @@ import pytest
 from sqlalchemy import Engine, make_url
 
 import db.session
-from db.models import activate_first, register_model
 from db.session import open_ledger
-from db.tables import CLASSES, Base
+from db.tables import Base
 from tests.archive import Archive
-from tests.stack import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +23,10 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(db.session.__file__).with_name("roles.sql")
 LOGINS = {"gpu_host": "lesion_worker", "archivist": "lesion_producer", "dashboard": "lesion_reader"}
-MODEL = "a" * 64
 
 
 @pytest.fixture
-def ledger(postgres_ledger: Engine, postgres_server: PostgresServer) -> Iterator[Engine]:
+def ledger(postgres_ledger: Engine, postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Engine]:
     """Give a ledger whose owner has run the shipped file, and a login of each role."""
     name = str(postgres_ledger.url.database)
     with psycopg.connect(host=str(postgres_server.sockets), user="postgres", dbname=name, autocommit=True) as owner:
@@ -42,11 +36,7 @@ def ledger(postgres_ledger: Engine, postgres_server: PostgresServer) -> Iterator
         for login, role in LOGINS.items():
             owner.execute(f"CREATE ROLE {login} LOGIN".encode())
             owner.execute(f"GRANT {role} TO {login}".encode())
-    prior = dict.fromkeys(CLASSES, 1 / 7)
-    register_model(
-        postgres_ledger, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64
-    )
-    activate_first(postgres_ledger, MODEL, "owner")
+    Archive(engine=postgres_ledger, root=tmp_path).activate_model()
     try:
         yield postgres_ledger
     finally:
@@ -68,15 +58,9 @@ def test_an_archive_is_screened_and_read_under_the_roles(archive: Archive, stack
     archive.draw(12)
     (archive.root / "broken.png").write_bytes(b"no image")
     (archive.root / "metadata.csv").write_text("isic_id,patient_id\n000,P1\n")
-    environment = {**os.environ, **stack.environment, "DB_URL": producer}
 
     def command(*arguments: object, code: int = 0) -> str:
-        program = [sys.executable, "-c", "from producer.cli import main; main()", *map(str, arguments)]
-        done = subprocess.run(
-            program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout
+        return stack.command(*arguments, code=code, DB_URL=producer).stdout
 
     # If an archive goes all the way, with every command on it
     batch = json.loads(command("submit", archive.root))["batch"]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,11 +13,9 @@ import pytest
 import trustme
 from sqlalchemy import Engine, make_url
 
-from db.models import activate_first, register_model
-from db.tables import CLASSES
 from tests.archive import Archive
 from tests.security.conftest import flower_of
-from tests.stack import ROOT, SHORT_TIMES, Stack
+from tests.stack import SHORT_TIMES, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.servers import PostgresServer, RedisServer
 
-MODEL = "a" * 64
 #: What a client of PostgreSQL says first where it wants TLS (PostgreSQL 17, chapter 54.7).
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 
@@ -127,13 +121,9 @@ class Fronts:
 
 
 @pytest.fixture
-def ledger(postgres_ledger: Engine) -> Engine:
+def ledger(postgres_ledger: Engine, tmp_path: Path) -> Engine:
     """Take PostgreSQL, with an active model."""
-    prior = dict.fromkeys(CLASSES, 1 / 7)
-    register_model(
-        postgres_ledger, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64
-    )
-    activate_first(postgres_ledger, MODEL, "owner")
+    Archive(engine=postgres_ledger, root=tmp_path).activate_model()
     return postgres_ledger
 
 
@@ -170,13 +160,11 @@ def stranger(tmp_path: Path) -> Path:
     return path
 
 
-def submit(archive: Archive, **settings: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-c", "from producer.cli import main; main()", "submit", str(archive.root)]
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DB_", "WORKER_"))}
-    home = {"LESION_SCREEN_HOME": str(archive.root.parent / "home")}
-    return subprocess.run(
-        program, env=inherited | home | settings, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+def submit(archive: Archive, ledger_url: str, redis_url: str, *, code: int) -> str:
+    """Submit an archive, and return what was said to people."""
+    folder = archive.root.parent / "submitting"
+    stack = Stack.prepare(folder, ledger_url=ledger_url, redis_url=redis_url, settings={})
+    return stack.command("submit", archive.root, code=code).stderr
 
 
 def test_an_archive_is_screened_with_nothing_on_the_wire_in_the_clear(
@@ -193,10 +181,9 @@ def test_an_archive_is_screened_with_nothing_on_the_wire_in_the_clear(
             stack.start_worker()
 
             # If an archive is submitted
-            said = submit(archive, DB_URL=fronts.ledger_url(), WORKER_BROKER_URL=fronts.redis_url())
+            said = stack.command("submit", archive.root)
 
             # Then it is screened, and Flower sees worker, tasks and queue
-            assert said.returncode == 0, said.stderr
             batch = json.loads(said.stdout)["batch"]
             stack.until(lambda: archive.counts(batch).open == 0)
             assert archive.counts(batch).done == 12
@@ -218,11 +205,10 @@ def test_a_database_that_cannot_prove_who_it_is_gets_no_patient_data(
     ca = stranger if host == "localhost" else fronts.ca
 
     # If an archive is submitted
-    said = submit(archive, DB_URL=fronts.ledger_url(host, ca), WORKER_BROKER_URL=fronts.redis_url())
+    said = submit(archive, fronts.ledger_url(host, ca), fronts.redis_url(), code=3)
 
     # Then that ends with a sentence, and nothing was written
-    assert said.returncode == 3
-    assert "ledger does not answer" in said.stderr
+    assert "ledger does not answer" in said
     assert archive.number("SELECT count(*) FROM item") == 0
 
 
@@ -235,11 +221,10 @@ def test_a_redis_that_cannot_prove_who_it_is_gets_no_password(
     ca = stranger if host == "localhost" else fronts.ca
 
     # If an archive is submitted
-    said = submit(archive, DB_URL=fronts.ledger_url(), WORKER_BROKER_URL=fronts.redis_url(host, ca))
+    said = submit(archive, fronts.ledger_url(), fronts.redis_url(host, ca), code=3)
 
     # Then it is saved, and the command says that nobody was rung
-    assert said.returncode == 3
-    assert "Redis does not answer" in said.stderr
+    assert "Redis does not answer" in said
     assert archive.number("SELECT count(*) FROM item") == 2
     assert fronts.redis.encrypted == 0
 
@@ -248,7 +233,6 @@ def test_a_redis_that_cannot_prove_who_it_is_gets_no_password(
 def test_the_check_of_the_certificate_cannot_be_switched_off(archive: Archive, fronts: Fronts, option: str) -> None:
     archive.draw(2)
 
-    said = submit(archive, DB_URL=fronts.ledger_url(), WORKER_BROKER_URL=fronts.redis_url(options=f"&{option}"))
+    said = submit(archive, fronts.ledger_url(), fronts.redis_url(options=f"&{option}"), code=2)
 
-    assert said.returncode == 2
-    assert "must not switch the check of Redis's certificate off" in said.stderr
+    assert "must not switch the check of Redis's certificate off" in said
