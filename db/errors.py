@@ -5,8 +5,9 @@ LedgerError
 ├── UnknownBatch         the caller named a batch that is not there
 ├── UnknownItem          the caller named an item that is not an open one of its chunk
 ├── UnknownModel         the caller named a model version that is not there
-├── NoActiveModel        no model version is active yet
+├── UnknownRun           the caller named a training run that is not there
 ├── WrongBatchState      the batch's state does not allow what was asked
+├── WrongRunState        the training run's state does not allow what was asked
 ├── ModelMismatch        verdicts of another model than the batch's pinned one
 ├── MissingResult        a verdict was said to be stored already and is not
 ├── WriteRefused         a constraint of the database refused a row
@@ -41,8 +42,12 @@ class UnknownModel(LedgerError):
     """There is no such model version in the ledger."""
 
 
-class NoActiveModel(LedgerError):
-    """No model version is active; run `python -m worker.register` to register the shipped one."""
+class UnknownRun(LedgerError):
+    """There is no such training run in the ledger."""
+
+
+class WrongRunState(LedgerError):
+    """The training run's state does not allow what was asked for."""
 
 
 class WrongBatchState(LedgerError):
