@@ -237,7 +237,10 @@ def cancel(batch: int) -> int:
 @_batch
 @click.option("--reason", help="Only items with this reason code, such as missing_image.")
 def retry(batch: int, reason: str | None) -> int:
-    """Open BATCH's rejected and quarantined items again, once their cause is mended."""
+    """Open BATCH's failed items again.
+
+    Those that were rejected or quarantined, once the cause is mended; verdicts stay.
+    """
     from producer import inspection
 
     return inspection.retry(batch, reason)
@@ -261,7 +264,10 @@ def export(batch: int, kind: str, out: Path) -> int:
 @click.option("--head", help="With --audit: a head printed by an earlier export or report.")
 @_json
 def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_json: bool) -> int:
-    """Check the ledger's invariants for BATCH, or the audit trail; exit 0 only if all hold."""
+    """Check BATCH's counts, or the audit trail.
+
+    Exits with 0 only if every invariant of the ledger holds.
+    """
     if (batch is None) != audit or (head is not None and not audit) or (rehash and audit):
         raise click.UsageError("Give a batch, with --rehash perhaps, or --audit, with --head perhaps.")
     from producer import inspection
@@ -277,7 +283,10 @@ def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_js
 @click.option("--problems", type=click.Path(path_type=Path), help="File to list every line in that was not used.")
 @_json
 def label(batch: int, file: Path, problems: Path | None, as_json: bool) -> int:
-    """Feed confirmed diagnoses of BATCH's images back: a CSV FILE with image_id, dx, dx_type, who, when."""
+    """Feed confirmed diagnoses back.
+
+    FILE is a CSV about BATCH's images, with the columns image_id, dx, dx_type, who and when.
+    """
     from producer import labelling
 
     return labelling.label(batch, file, problems=problems, as_json=as_json)
@@ -285,7 +294,7 @@ def label(batch: int, file: Path, problems: Path | None, as_json: bool) -> int:
 
 @cli.group()
 def models() -> None:
-    """Say which models there are, and change which one new batches take."""
+    """List models, promote one, or go back."""
 
 
 _why = click.option("--why", required=True, help="The reason, which the audit trail keeps.")
@@ -303,7 +312,10 @@ def list_models(as_json: bool) -> int:
 @models.command("show")
 @click.argument("model")
 def show_model(model: str) -> int:
-    """Print everything known of MODEL, by the first digits of its digest, as JSON."""
+    """Print everything known of MODEL as JSON.
+
+    MODEL is its digest, or the first six digits of it or more.
+    """
     from producer import versions
 
     return versions.show_model(model)
@@ -313,7 +325,10 @@ def show_model(model: str) -> int:
 @click.argument("model")
 @_why
 def promote_model(model: str, why: str) -> int:
-    """Let new batches take MODEL."""
+    """Let new batches take MODEL.
+
+    MODEL is its digest, or the first six digits of it or more.
+    """
     from producer import versions
 
     return versions.promote(model, why)
@@ -332,7 +347,10 @@ def roll_back_model(why: str) -> int:
 @_batch
 @click.option("--model", help="By the first digits of its digest; the active one by default.")
 def rescreen(batch: int, model: str | None) -> int:
-    """Screen BATCH's archive again with another model, behind all other work."""
+    """Screen BATCH again with another model.
+
+    The archive becomes a batch of that model, which waits behind all other work.
+    """
     from producer import versions
 
     return versions.rescreen(batch, model)
@@ -345,7 +363,10 @@ def rescreen(batch: int, model: str | None) -> int:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A CSV file for all of them.")
 @_json
 def changes(batch: int, before: str, after: str, out: Path | None, as_json: bool) -> int:
-    """List the verdicts on BATCH that two models differ in, the worst first."""
+    """List where two models differ on BATCH.
+
+    What is newly prioritised comes first, by its new score; each model is taken at its own operating point.
+    """
     from producer import versions
 
     return versions.show_changes(batch, before, after, out=out, as_json=as_json)
@@ -358,7 +379,10 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @click.argument("patient_ref")
 @_yes
 def forget(patient_ref: str, yes: bool) -> int:
-    """Erase the patient PATIENT_REF from the ledger, for good; - reads the reference from standard input."""
+    """Erase a patient from the ledger, for good.
+
+    PATIENT_REF is what the archive's table calls the patient; - reads it from standard input.
+    """
     from producer import erasing
 
     return erasing.forget(patient_ref, sure=yes)
@@ -375,7 +399,10 @@ def _days(_context: click.Context, _option: click.Parameter, value: str) -> int:
 @click.option("--older-than", "days", required=True, callback=_days, help='Days since it was submitted, as in "365d".')
 @_yes
 def purge(days: int, yes: bool) -> int:
-    """Erase finished and cancelled batches that have outlived their retention, for good."""
+    """Erase old batches, for good.
+
+    Those that are finished or cancelled and have outlived their retention.
+    """
     from producer import erasing
 
     return erasing.purge(days, sure=yes)

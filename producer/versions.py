@@ -56,14 +56,13 @@ def show_models(*, as_json: bool) -> int:
         print_json({"models": [_as_json(model) for model in models]})
         return EXIT_DONE
     table = Table(title="Models, newest first", title_justify="left")
-    for name in ("digest", "name", "backbone", "state", "registered", "balanced accuracy"):
-        table.add_column(name)
+    for name in ("digest", "state", "registered", "balanced accuracy"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("name")
     for model in models:
-        accuracy = _estimate(model, "balanced_accuracy")
-        registered = datetime.fromtimestamp(model.created_at, UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(
-            model.digest[:_SHORT], printable(model.name), model.backbone, model.state.value, registered, accuracy
-        )
+        registered = datetime.fromtimestamp(model.created_at, UTC).date().isoformat()
+        accuracy = _interval(model, "balanced_accuracy")
+        table.add_row(model.digest[:_SHORT], model.state.value, registered, accuracy, printable(model.name))
     Console().print(table)
     return EXIT_DONE
 
@@ -229,10 +228,11 @@ def _as_json(model: ModelRow) -> dict[str, object]:
     }
 
 
-def _estimate(model: ModelRow, figure: str) -> str:
+def _interval(model: ModelRow, figure: str) -> str:
     found = model.metrics.get(figure)
-    value = found.get("estimate") if isinstance(found, dict) else found
-    return f"{value:.3f}" if isinstance(value, float) else ""
+    if not isinstance(found, dict) or found.get("value") is None:
+        return "not stated"
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _insist_on_reason(why: str) -> None:

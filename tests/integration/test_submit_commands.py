@@ -397,7 +397,8 @@ def test_another_model_is_promoted_and_what_it_changes_is_listed(door: Door, tmp
     for digest, threshold in ((MODEL, 0.2), (other, 0.1)):
         with door.engine.begin() as connection:
             connection.execute(text("DELETE FROM model_version WHERE digest = :d"), {"d": digest})
-        metrics = {"prior": PRIOR, "operating_point": {"threshold": threshold}, "balanced_accuracy": {"estimate": 0.75}}
+        accuracy = {"value": 0.75, "low": 0.7, "high": 0.8}
+        metrics = {"prior": PRIOR, "operating_point": {"threshold": threshold}, "balanced_accuracy": accuracy}
         register_model(door.engine, digest=digest, name="m", backbone="b", metrics=metrics, data_digest="0" * 64)
     door("models", "promote", MODEL[:8], "--why", "the first")
     batch = door.submit()
@@ -442,7 +443,7 @@ def test_another_model_is_promoted_and_what_it_changes_is_listed(door: Door, tmp
     door("models", "rollback", "--why", "too many")
     listed = json.loads(door("models", "list", "--json").stdout)["models"]
     assert {model["digest"]: model["state"] for model in listed} == {MODEL: "active", other: "retired"}
-    assert "0.750" in door("models", "list").stdout
+    assert "0.750 (0.700 to 0.800)" in door("models", "list").stdout
     assert json.loads(door("models", "show", MODEL[:6]).stdout)["metrics"]["operating_point"] == {"threshold": 0.2}
     assert "nothing to go back to" in door("models", "rollback", "--why", "more", code=2).stderr
     door("verify", "--audit")
