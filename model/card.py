@@ -15,7 +15,7 @@ def model_card(manifest: Manifest) -> str:
     found = Evaluation.model_validate(manifest.metrics)
     sections = [
         _identity(manifest),
-        _figures(found),
+        _figures(found, "On held-out lesions"),
         _classes(found),
         _calibration(manifest, found),
         _operating_point(manifest, found),
@@ -26,6 +26,11 @@ def model_card(manifest: Manifest) -> str:
         _LIMITS,
     ]
     return "\n".join(sections)
+
+
+def evaluation_tables(found: Evaluation) -> str:
+    """Write the figures of an evaluation in Markdown: overall, by diagnosis and by subgroup."""
+    return "\n".join([_figures(found, "On these images"), _classes(found), _subgroups(found)])
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -64,7 +69,7 @@ def _identity(manifest: Manifest) -> str:
 {_table(("", ""), rows)}"""
 
 
-def _figures(found: Evaluation) -> str:
+def _figures(found: Evaluation, where: str) -> str:
     rows = [("balanced accuracy: mean recall (ISIC's)", f"{found.balanced_accuracy:.3f}")]
     if found.balanced_accuracy_without_metadata is not None and found.metadata_gain is not None:
         rows += [
@@ -84,7 +89,7 @@ def _figures(found: Evaluation) -> str:
         ("macro ROC AUC", f"{found.macro_auc:.3f}"),
         ("malignant ROC AUC", f"{found.malignant_auc:.3f}"),
     ]
-    return f"""## On held-out lesions: {found.images} images of {found.lesions} lesions
+    return f"""## {where}: {found.images} images of {found.lesions} lesions
 
 `diagnosis` is the argmax of posterior / prior. In brackets: 95 % intervals of a bootstrap of whole lesions \
 ({found.draws} draws).

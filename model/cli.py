@@ -54,9 +54,17 @@ def synthesize(folder: Path, images: int, broken: int, seed: int) -> None:
     click.echo(f"Drew {images} synthetic images and {broken} broken entries into {folder} (broken: {reasons}).")
 
 
+_model = click.option(
+    "--model",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Artifact; else ours.",
+)
+
+
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Artifact.")
+@_model
 @click.option("--age", type=click.FloatRange(0, 130), help="Years; the same patient for all images.")
 @click.option("--sex", help="female or male.")
 @click.option("--localization", help="Site of the lesion, in HAM10000's or the ISIC Archive's words.")
@@ -109,6 +117,53 @@ def _sentence(answer: dict[str, Any]) -> str:
     referral = f", referred ({answer['refer_reason']})" if answer["referred"] else ""
     score, confidence = answer["malignant_score"], answer["confidence"]
     return f"{answer['image']}: {answer['diagnosis']} {confidence:.3f}, malignant score {score:.3f}, {rank}{referral}"
+
+
+@main.command()
+@_model
+def card(folder: Path | None) -> None:
+    """Print a model's card."""
+    from model.artifact import read_manifest, shipped_artifact
+    from model.card import model_card
+
+    click.echo(model_card(read_manifest(folder or shipped_artifact())))
+
+
+@main.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_model
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
+    """Judge a model on labelled images.
+
+    DATA is a folder in HAM10000's layout; every figure stands with its 95 % interval by lesion.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from model.artifact import shipped_artifact
+    from model.card import evaluation_tables
+    from model.classifier import Classifier
+    from model.dataset import read_labels
+    from model.errors import TrainingDataError
+    from model.evaluation import evaluate_verdicts
+    from model.judging import judge_images
+
+    rows = read_labels(data)
+    if not rows:
+        raise TrainingDataError("The data folder names no image.")
+    classifier = Classifier.load(folder or shipped_artifact())
+    with Progress(console=Console(stderr=True)) as bars:
+        scoring = bars.add_task("Scoring", total=len(rows))
+        verdicts = judge_images(classifier, data, rows, lambda count: bars.advance(scoring, count))
+    found = evaluate_verdicts(verdicts)
+    click.echo(found.model_dump_json(indent=1) if as_json else evaluation_tables(found))
+    training = classifier.manifest.training
+    click.echo(
+        f"Model {classifier.digest} was trained on: {training.data} On images it was trained on these figures are too "
+        "good; those of its card are on lesions held out.",
+        err=True,
+    )
 
 
 def _training_options(command: Callable[..., None]) -> Callable[..., None]:

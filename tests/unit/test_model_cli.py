@@ -10,10 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from model.artifact import read_manifest
+from model.calibration import posterior
+from model.classifier import Classifier
 from model.cli import main
+from model.dataset import read_labels
 from model.images import encode_image
+from model.judging import judge_images
 from model.labels import CLASSES
-from model.synthetic import draw_lesion
+from model.report import Evaluation
+from model.synthetic import draw_lesion, synthesize_archive
 
 
 @pytest.fixture
@@ -91,3 +96,45 @@ def test_summary_names_what_there_is_where_it_does_not_know_the_asked(asked: lis
 
     assert answered.exit_code == 2
     assert "there are: " in answered.stderr
+
+
+def test_a_card_is_printed_for_any_model(artifact: Path) -> None:
+    printed = CliRunner().invoke(main, ["card", "--model", str(artifact)])
+
+    assert printed.exit_code == 0
+    assert printed.stdout.strip() == (artifact / "MODEL_CARD.md").read_text(encoding="utf-8").strip()
+
+
+def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Path) -> None:
+    # Given a labelled folder
+    folder = tmp_path / "data"
+    synthesize_archive(folder, images=24, broken=0, seed=1)
+    images = sorted(path.stem for path in folder.rglob("*.jpg"))[:21]
+    lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    lines += [f"L{n // 3},{name},{CLASSES[n % 7]},histo,50,male,back" for n, name in enumerate(images)]
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n")
+
+    # If a model is judged on it
+    asked = ["evaluate", str(folder), "--model", str(artifact)]
+    found = Evaluation.model_validate_json(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+
+    # Then it is what its single answers say
+    assert (found.images, found.lesions) == (21, 7)
+    classifier = Classifier.load(artifact)
+    rows = read_labels(folder)
+    verdicts = judge_images(classifier, folder, rows)
+    assert np.mean(verdicts.diagnoses == verdicts.labels) == pytest.approx(found.accuracy.value)
+    for index in (0, 20):
+        pixels = classifier.decode((folder / rows[index].path).read_bytes())
+        (alone,) = classifier.classify(pixels[None], [rows[index].patient])
+        assert verdicts.posteriors[index] == pytest.approx(alone.probabilities, abs=1e-5)
+        assert CLASSES[verdicts.diagnoses[index]] == alone.diagnosis
+        assert verdicts.referred[index] == alone.referred
+    # And at its own temperature the uncalibrated posteriors become the calibrated ones
+    logits = np.log(verdicts.uncalibrated / verdicts.prior)
+    again = posterior(logits, verdicts.prior, classifier.manifest.calibration.temperature)
+    assert again == pytest.approx(verdicts.posteriors, abs=1e-6)
+    # And people get tables, and are told what the model was trained on
+    shown = CliRunner().invoke(main, asked)
+    assert "| malignant ROC AUC |" in shown.stdout
+    assert "was trained on: noise" in shown.stderr
