@@ -1,6 +1,6 @@
 """Erasing: what the ledger holds of one patient, and batches that have outlived their retention."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,9 @@ from db.clock import clock
 from db.control import lock_state
 from db.session import empty_write_ahead_log, read, write
 from db.tables import Batch, BatchState, Chunk, ChunkState, Item, Result
+
+#: Deletes a file of the artifact store.
+RemoveFile = Callable[[str], object]
 
 #: Chunks erased in one transaction of a purge, so that screening goes on beside it.
 _CHUNKS_AT_ONCE: Final = 50
@@ -29,7 +32,7 @@ class Erased:
     results: int
 
 
-def forget_patient(engine: Engine, patient_ref: str, actor: str) -> Erased:
+def forget_patient(engine: Engine, patient_ref: str, actor: str, *, remove_file: RemoveFile) -> Erased:
     """Erase every item of a patient, whatever its state, and its verdicts. Idempotent; its own transaction; audited.
 
     The counts of its batches shrink by what is erased, and the audit trail says by how much, without the patient's
@@ -40,6 +43,8 @@ def forget_patient(engine: Engine, patient_ref: str, actor: str) -> Erased:
         engine: The ledger.
         patient_ref: The patient, letter by letter as the archive's table has it.
         actor: Who asks.
+        remove_file: Deletes what a verdict had drawn, by its path in the artifact store. It is called before anything
+            is final: a file that cannot be deleted leaves the ledger as it is.
 
     Returns:
         What was erased; nothing where the patient is unknown.
@@ -55,7 +60,7 @@ def forget_patient(engine: Engine, patient_ref: str, actor: str) -> Erased:
         items = delete_items(connection, theirs)
         for _, chunk, count in touched:
             settle_chunk(connection, chunk, erased=count)
-        results = _erase_orphans(connection) if items else 0
+        results = _erase_orphans(connection, remove_file) if items else 0
         if items:
             subject = f"batch {', '.join(map(str, batches))}"
             append_entry(connection, actor, "forget_patient", subject, f"{items} items, {results} results")
@@ -79,7 +84,7 @@ def find_outlived(engine: Engine, older_than_days: float, *, unfinished: bool = 
         return list(connection.execute(_outlived(older_than_days, unfinished=unfinished)).scalars())
 
 
-def purge_batches(engine: Engine, older_than_days: float, actor: str) -> Erased:
+def purge_batches(engine: Engine, older_than_days: float, actor: str, *, remove_file: RemoveFile) -> Erased:
     """Erase batches that were submitted longer ago. Idempotent; many transactions; audited.
 
     A batch that is still worked on is left: cancel it first. Killed half-way, it leaves a cancelled batch with fewer
@@ -89,6 +94,8 @@ def purge_batches(engine: Engine, older_than_days: float, actor: str) -> Erased:
         engine: The ledger.
         older_than_days: Age in days.
         actor: Who asks.
+        remove_file: Deletes what a verdict had drawn, by its path in the artifact store. It is called before anything
+            is final: a file that cannot be deleted leaves the ledger as it is.
 
     Returns:
         What was erased.
@@ -104,7 +111,7 @@ def purge_batches(engine: Engine, older_than_days: float, actor: str) -> Erased:
     with write(engine) as connection:
         _hold_back_workers(connection)
         connection.execute(delete(Batch).where(Batch.id.in_(erased), Batch.state == BatchState.CANCELLED))
-        results = _erase_orphans(connection)
+        results = _erase_orphans(connection, remove_file)
         subject = f"batch {', '.join(map(str, erased))}"
         append_entry(connection, actor, "purge_batches", subject, f"{items} items, {results} results")
     empty_write_ahead_log(engine)
@@ -150,8 +157,11 @@ def _hold_back_workers(connection: Connection) -> None:
         connection.execute(text("LOCK TABLE chunk IN SHARE ROW EXCLUSIVE MODE"))
 
 
-def _erase_orphans(connection: Connection) -> int:
+def _erase_orphans(connection: Connection, remove_file: RemoveFile) -> int:
     # Both databases answer EXCEPT in one pass over each table; there is no index on an item's input.
     shown = select(Item.input_digest).where(Item.input_digest.is_not(None))
     orphans = select(Result.input_digest).except_(shown)
+    for path in connection.execute(select(Result.attention_path).where(Result.input_digest.in_(orphans))).scalars():
+        if path is not None:
+            remove_file(path)
     return connection.execute(delete(Result).where(Result.input_digest.in_(orphans))).rowcount

@@ -1,14 +1,14 @@
 """The commands that erase: forget a patient, purge old batches; imported when one is called."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 from rich.console import Console
 
 from db.erasure import Erased, find_outlived, forget_patient, purge_batches
 from producer.errors import EXIT_DONE, UsageProblem
-from producer.ledger import open_existing, read_place
+from producer.ledger import Place, open_existing, read_place
 from producer.terminal import name_actor, open_console
 
 #: Where else a patient may be found: this program cannot reach it.
@@ -28,13 +28,14 @@ def forget(patient_ref: str, *, sure: bool) -> int:
     Returns:
         The exit code.
     """
-    engine, console = open_existing(read_place()), open_console()
+    place, console = read_place(), open_console()
+    engine = open_existing(place)
     if patient_ref == "-":
         patient_ref = sys.stdin.readline().rstrip("\r\n")
     if not patient_ref:
         raise UsageProblem("No patient was named; nothing was erased.")
     _confirm("Erase everything the ledger holds of this patient? There is no way back.", sure=sure)
-    erased = forget_patient(engine, patient_ref, name_actor())
+    erased = forget_patient(engine, patient_ref, name_actor(), remove_file=_remover(place))
     if erased.items:
         _report(erased, console)
     else:
@@ -52,7 +53,8 @@ def purge(older_than_days: int, *, sure: bool) -> int:
     Returns:
         The exit code.
     """
-    engine, console = open_existing(read_place()), open_console()
+    place, console = read_place(), open_console()
+    engine = open_existing(place)
     outlived = find_outlived(engine, older_than_days)
     working = find_outlived(engine, older_than_days, unfinished=True)
     if working:
@@ -64,9 +66,19 @@ def purge(older_than_days: int, *, sure: bool) -> int:
         console.print(f"No finished batch is older than {older_than_days} days.", highlight=False)
         return EXIT_DONE
     _confirm(f"Erase batch {_list(outlived)} with everything in it? There is no way back.", sure=sure)
-    erased = purge_batches(engine, older_than_days, name_actor())
+    erased = purge_batches(engine, older_than_days, name_actor(), remove_file=_remover(place))
     _report(erased, console)
     return EXIT_DONE
+
+
+def _remover(place: Place) -> Callable[[str], None]:
+    def remove(relative: str) -> None:
+        path = (place.store / relative).resolve()
+        # The ledger's word is not taken for a path beyond the store.
+        if path.is_relative_to(place.store.resolve()):
+            path.unlink(missing_ok=True)
+
+    return remove
 
 
 def _confirm(question: str, *, sure: bool) -> None:

@@ -24,6 +24,8 @@ class Place:
 
     #: Absolute.
     home: Path
+    #: The artifact store; absolute.
+    store: Path
     #: May hold a password.
     ledger_url: str
     #: Whether the ledger is the one in the home.
@@ -46,6 +48,7 @@ def read_place() -> Place:
     folder = home.home.expanduser().absolute()
     return Place(
         home=folder,
+        store=home.store_path.expanduser().absolute(),
         ledger_url=db.ledger_url(home),
         embedded=db.url is None,
         broker_url=worker.broker_url.get_secret_value() if worker.broker_url else None,

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 PATIENT = "Zauberfrau-4711"
 
 
+def nothing_drawn(path: str) -> None:
+    """Stand where a file is deleted, in tests whose verdicts have none."""
+    pytest.fail(f"nobody drew {path}")
+
+
 def _patients_items(scene: Scene, *patients: str | None) -> list[ItemRow]:
     return [replace(scene.item(f"{n}.png"), patient_ref=patient) for n, patient in enumerate(patients)]
 
@@ -50,7 +55,7 @@ def test_a_patient_is_erased_from_every_batch_and_the_rest_stays(scene: Scene) -
     scene.record(claim, scene.scored(claim.items[0], "e" * 64), scene.scored(claim.items[1], "0" * 64, known=True))
 
     # If the patient is forgotten
-    erased = forget_patient(scene.engine, PATIENT, "officer")
+    erased = forget_patient(scene.engine, PATIENT, "officer", remove_file=nothing_drawn)
 
     # Then all of it is gone, but for the verdict that another patient's image shares
     assert erased == Erased(batches=(first, second), items=3, results=1)
@@ -66,7 +71,9 @@ def test_a_patient_is_erased_from_every_batch_and_the_rest_stays(scene: Scene) -
     assert (subject, detail) == (f"batch {first}, {second}", "3 items, 1 results")
     assert verify_chain(scene.engine)
     # And once more there is nothing, and nothing is said
-    assert forget_patient(scene.engine, PATIENT, "officer") == Erased(batches=(), items=0, results=0)
+    assert forget_patient(scene.engine, PATIENT, "officer", remove_file=nothing_drawn) == Erased(
+        batches=(), items=0, results=0
+    )
     assert scene.sql("SELECT count(*) FROM audit WHERE action = 'forget_patient'") == [(1,)]
 
 
@@ -78,7 +85,7 @@ def test_what_a_worker_holds_of_the_patient_is_not_recorded(scene: Scene) -> Non
     lonely = scene.claim(alone)
 
     # If the patient is forgotten while they are screened
-    forget_patient(scene.engine, PATIENT, "officer")
+    forget_patient(scene.engine, PATIENT, "officer", remove_file=nothing_drawn)
 
     # Then the rest is recorded, and of the patient nothing
     assert scene.finish(claim) == 0
@@ -97,7 +104,7 @@ def test_a_suspect_that_was_erased_is_nobodys_crash(scene: Scene) -> None:
     scene.expire(chunk)
 
     # If the patient is forgotten and the chunk is taken over
-    forget_patient(scene.engine, PATIENT, "officer")
+    forget_patient(scene.engine, PATIENT, "officer", remove_file=nothing_drawn)
     again = scene.claim(chunk)
 
     # Then the other image bears no mark
@@ -120,7 +127,7 @@ def test_forgetting_and_recording_at_once_leave_no_item_without_a_verdict(scene:
 
     with ThreadPoolExecutor(2) as pool:
         recording = pool.submit(record)
-        forgetting = pool.submit(forget_patient, scene.engine, PATIENT, "officer")
+        forgetting = pool.submit(forget_patient, scene.engine, PATIENT, "officer", remove_file=nothing_drawn)
         assert forgetting.result(60).items == 20
         recording.result(60)
 
@@ -143,7 +150,7 @@ def test_nothing_of_a_patient_is_legible_in_a_sqlite_file_any_more(sqlite_ledger
     # If they are forgotten
     scene.engine.dispose()
     assert legible()
-    forget_patient(scene.engine, PATIENT, "officer")
+    forget_patient(scene.engine, PATIENT, "officer", remove_file=nothing_drawn)
 
     # Then neither the file nor its log holds the name
     scene.engine.dispose()
@@ -172,7 +179,7 @@ def test_old_batches_are_purged_and_what_is_worked_on_is_left(scene: Scene) -> N
 
     # If what is older than thirty days is purged
     assert find_outlived(scene.engine, 30, unfinished=True) == [working]
-    erased = purge_batches(scene.engine, 30, "officer")
+    erased = purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn)
 
     # Then the old ones that nobody works on are gone, with every verdict that no item is left for
     assert erased == Erased(batches=(finished, cancelled), items=123, results=2)
@@ -187,7 +194,9 @@ def test_old_batches_are_purged_and_what_is_worked_on_is_left(scene: Scene) -> N
     assert detail == "123 items, 2 results"
     assert verify_chain(scene.engine)
     # And again there is nothing to do
-    assert purge_batches(scene.engine, 30, "officer") == Erased(batches=(), items=0, results=0)
+    assert purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn) == Erased(
+        batches=(), items=0, results=0
+    )
 
 
 def test_a_purge_that_was_killed_half_way_is_finished_by_the_next(
@@ -201,12 +210,12 @@ def test_a_purge_that_was_killed_half_way_is_finished_by_the_next(
     with monkeypatch.context() as patched:
         patched.setattr("db.erasure.sum", lambda erased: next(erased) / 0, raising=False)
         with pytest.raises(ZeroDivisionError):
-            purge_batches(scene.engine, 30, "officer")
+            purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn)
     assert 0 < count_items(scene.engine, batch).done < 120
     assert check_batch(scene.engine, batch) == []
 
     # If it is called again
-    erased = purge_batches(scene.engine, 30, "officer")
+    erased = purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn)
 
     # Then the rest is erased too, verdicts of the first part included
     assert erased.batches == (batch,)
@@ -224,6 +233,30 @@ def test_a_batch_that_is_taken_up_again_is_not_purged(scene: Scene) -> None:
     resume_batch(scene.engine, batch, "me")
 
     # Then it stays
-    assert purge_batches(scene.engine, 30, "officer").batches == ()
+    assert purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn).batches == ()
     with scene.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM item")).scalar_one() == 1
+
+
+def test_what_a_verdict_had_drawn_goes_before_the_verdict_does(scene: Scene) -> None:
+    # Given two patients, a map of an image of each, and a map of an image that both share
+    batch, (chunk,) = _open(scene, _patients_items(scene, PATIENT, "other", PATIENT, "other"))
+    claim = scene.claim(chunk)
+    digests = ("1" * 64, "2" * 64, "3" * 64, "3" * 64)
+    scene.record(claim, *(scene.scored(one, digest) for one, digest in zip(claim.items, digests, strict=True)))
+    scene.sql("UPDATE result SET attention_path = 'maps/' || substr(input_digest, 1, 1)")
+    removed: list[str] = []
+
+    # If the patient is forgotten, on a full or broken disk first
+    def refuse(_path: str) -> None:
+        raise OSError("read-only")
+
+    with pytest.raises(OSError, match="read-only"):
+        forget_patient(scene.engine, PATIENT, "officer", remove_file=refuse)
+    assert count_items(scene.engine, batch).done == 4
+    forget_patient(scene.engine, PATIENT, "officer", remove_file=removed.append)
+
+    # Then the map of the patient's own verdict is gone, and no other one
+    assert removed == ["maps/1"]
+    assert count_items(scene.engine, batch).done == 2
+    assert check_batch(scene.engine, batch) == []

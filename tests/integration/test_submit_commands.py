@@ -327,11 +327,20 @@ def test_the_audit_trail_names_submits_and_exports_and_shows_every_tampering(doo
     assert "audit_chain_is_intact" in door("verify", "--audit", code=1).stderr
 
 
-def test_forget_asks_before_it_erases_and_never_says_the_name(door: Door) -> None:
+def test_forget_asks_before_it_erases_and_never_says_the_name(door: Door, tmp_path: Path) -> None:
     # Given an archive whose table names a patient
     (door.root / "metadata.csv").write_text("isic_id,patient_id\ni0,Zauberfrau\ni1,Zauberfrau\n")
     batch = door.submit()
     door.screen(batch)
+    store = tmp_path / "home" / "store"
+    (store / "maps").mkdir(parents=True)
+    outside = tmp_path / "outside.png"
+    for path in (store / "maps" / "1.png", outside):
+        path.write_bytes(b"a map")
+    with door.engine.begin() as connection:
+        theirs = "SELECT input_digest FROM item WHERE image_id = :i"
+        drawn = text(f"UPDATE result SET attention_path = :p WHERE input_digest = ({theirs})")  # noqa: S608
+        connection.execute(drawn, [{"i": "i0", "p": "maps/1.png"}, {"i": "i1", "p": "../../outside.png"}])
 
     # If the answer is no, nothing is erased
     refused = CliRunner().invoke(cli, ["forget", "Zauberfrau"], input="n\n")
@@ -345,6 +354,9 @@ def test_forget_asks_before_it_erases_and_never_says_the_name(door: Door) -> Non
     assert "2 items and 2 verdicts of batch 1 are erased" in said.stderr
     assert "Not reached" in said.stderr
     assert "Zauberfrau" not in said.output
+    # With what was drawn of the images, and no file beyond the store
+    assert list((store / "maps").iterdir()) == []
+    assert outside.exists()
     assert json.loads(door("status", batch, "--json").stdout)["found"] == 5
     door("verify", batch)
     door("verify", "--audit")
