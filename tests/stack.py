@@ -91,6 +91,18 @@ class Stack:
         assert done.returncode == code, done.stderr
         return done
 
+    def register_model(self) -> "subprocess.CompletedProcess[str]":
+        """Install and register the shipped model, as an operator does."""
+        return subprocess.run(
+            [sys.executable, "-m", "worker.register"],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
     def log(self, name: str) -> str:
         """Read what a process wrote so far."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8")

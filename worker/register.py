@@ -1,5 +1,6 @@
 """Registers the shipped model: `python -m worker.register` prepares a ledger and a store for their first batch."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from model.errors import ModelError
 _ACTOR = "worker.register"
 
 _USAGE = 2
+_UNAVAILABLE = 3
 
 
 def register_shipped_model(engine: Engine, store: Path) -> str:
@@ -55,7 +57,7 @@ def main() -> int:
     """Upgrade the schema of the ledger that the environment names, register the shipped model, print the active one.
 
     Returns:
-        0, or 2 where a setting or the shipped model is wrong.
+        0, 2 where a setting or the shipped model is wrong, 3 where the disk does not take it.
     """
     try:
         home = read_settings(HomeSettings)
@@ -65,6 +67,11 @@ def main() -> int:
     except (LedgerError, ModelError) as error:
         sys.stderr.write(f"{error}\n")
         return _USAGE
+    except OSError as error:
+        # A full disk, say; the model is registered only once it is in the store.
+        name = errno.errorcode.get(error.errno or 0, "an I/O error")
+        sys.stderr.write(f"Ledger or model store cannot be written ({name}); mend that, then run this again.\n")
+        return _UNAVAILABLE
     return 0
 
 

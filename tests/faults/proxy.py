@@ -28,6 +28,8 @@ class Proxy:
     cuts: Callable[[bytes], bool] = lambda _data: False
     #: Cleared: whatever comes, from either side, waits.
     passable: threading.Event = field(default_factory=threading.Event)
+    #: Cleared: what the server says waits, and what clients say goes through.
+    audible: threading.Event = field(default_factory=threading.Event)
     #: Connections that were cut by `cuts`.
     cut: int = 0
     _sockets: list[socket.socket] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Proxy:
         listener.listen()
         made = cls(listener=listener, server=server)
         made.passable.set()
+        made.audible.set()
         threading.Thread(target=made._accept, daemon=True).start()
         return made
 
@@ -51,6 +54,7 @@ class Proxy:
     def stop(self) -> None:
         """Cut everything."""
         self.passable.set()
+        self.audible.set()
         for each in (self.listener, *self._sockets):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -84,6 +88,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.passable.wait()
+                self.audible.wait()
                 if doomed.is_set():
                     self.cut += 1
                     break

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Engine, make_url, text
 
+from db.batches import ItemRow
 from db.session import TRANSIENT_ERRORS, open_ledger
 from tests.archive import Archive
 from tests.conftest import migrate
@@ -224,6 +225,36 @@ def test_c3_a_full_disk_under_redis_is_waited_out(
     assert archive.counts(batch).done == 6
 
 
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_c3_a_full_disk_under_models_and_temporary_files_is_waited_out(
+    archive: Archive, stack: Stack, small_disk: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    # Given a small disk for models and temporary files, and a worker in the middle of an archive
+    disk = tmp_path / "disk"
+    small_disk(disk, 64 * MEGABYTE)
+    stack.environment |= {"LESION_SCREEN_STORE": str(disk / "store"), "TMPDIR": str(disk)}
+    batch = archive.load(archive.draw(64))
+    stack.start_feeder()
+    stack.start_worker(LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1")
+    stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
+
+    # If the disk is full, and a model is to be installed
+    ballast = fill(disk)
+    refused = stack.register_model()
+
+    # Then that is said in a sentence, nothing of it is in the store or the ledger, and screening needs neither
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert refused.stderr.startswith("Ledger or model store cannot be written (ENOSPC)")
+    assert [path for path in (disk / "store").rglob("*") if path.is_file()] == []
+    assert archive.number("SELECT count(*) FROM model_version") == 0
+    stack.until(lambda: archive.counts(batch).open == 0)
+    assert archive.counts(batch).done == 64
+    # And it is installed when there is room
+    ballast.unlink()
+    assert stack.register_model().returncode == 0
+    assert archive.number("SELECT count(*) FROM model_version WHERE state = 'active'") == 1
+
+
 def _takes(server: RedisServer) -> bool:
     import redis
 
@@ -235,8 +266,9 @@ def _takes(server: RedisServer) -> bool:
     return True
 
 
+@pytest.mark.parametrize("lost", ["everything", "answers"])
 def test_c4_a_worker_that_is_cut_off_from_the_database_writes_nothing_afterwards(
-    postgres_archive: Archive, way: Proxy, redis_url: str, tmp_path: Path
+    postgres_archive: Archive, way: Proxy, redis_url: str, tmp_path: Path, lost: str
 ) -> None:
     # Given a worker in the middle of a chunk, with a way of its own to the database
     batch = postgres_archive.load(postgres_archive.draw(48))
@@ -248,14 +280,16 @@ def test_c4_a_worker_that_is_cut_off_from_the_database_writes_nothing_afterwards
         stack.start_worker("zombie", WORKER_RECORD_SECONDS="0.1", **zombie)
         stack.until(lambda: postgres_archive.number("SELECT count(*) FROM result") > 0)
 
-        # If that way swallows everything, and another worker comes
-        way.passable.clear()
+        # If that way swallows everything, or the answers alone, and another worker comes
+        open_way = way.passable if lost == "everything" else way.audible
+        open_way.clear()
         stack.start_worker("heir")
-        stack.until(lambda: postgres_archive.counts(batch).open == 0, 60)
+        # A transaction that was cut in its middle holds its locks until the server ends it, after 30 s.
+        stack.until(lambda: postgres_archive.counts(batch).open == 0, 90)
         before = _rows(postgres_archive)
 
         # Then the chunk is finished, and the first worker, back in touch, learns that it is not his any more
-        way.passable.set()
+        open_way.set()
         stack.await_log("zombie", '"ending": "lease_lost"')
         assert _rows(postgres_archive) == before
         assert postgres_archive.counts(batch).done == 48
@@ -371,4 +405,28 @@ def test_c7_an_archive_that_is_unmounted_in_the_middle_rejects_nothing(archive: 
     away.rename(archive.root)
     stack.until(lambda: archive.counts(batch).open == 0, 60)
     assert archive.counts(batch).done == 96
+    assert archive.number("SELECT sum(crashes) FROM chunk") == 0
+
+
+def test_c7_an_archive_with_an_input_output_error_rejects_nothing(archive: Archive, stack: Stack) -> None:
+    # Given an image whose reading fails with EIO, which the kernel gives whoever reads address 0 of its own memory
+    archive.draw(1)
+    sound = archive.root.with_name("sound")
+    archive.root.rename(sound)
+    (sound / "000.png").rename(sound / "mem")
+    archive.root.symlink_to("/proc/self")
+    batch = archive.load([ItemRow(path="mem")])
+
+    # If it is screened
+    stack.start_feeder()
+    stack.start_worker()
+    stack.await_log("w1", '"ending": "archive_away"')
+
+    # Then the image does not pay for it, and is done when the archive can be read
+    counts = archive.counts(batch)
+    assert (counts.open, counts.rejected) == (1, 0)
+    archive.root.unlink()
+    archive.root.symlink_to(sound)
+    stack.until(lambda: archive.counts(batch).open == 0, 60)
+    assert archive.counts(batch).done == 1
     assert archive.number("SELECT sum(crashes) FROM chunk") == 0
