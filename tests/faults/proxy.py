@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ class Proxy:
     passable: threading.Event = field(default_factory=threading.Event)
     #: Cleared: what the server says waits, and what clients say goes through.
     audible: threading.Event = field(default_factory=threading.Event)
+    #: Seconds each piece of data takes, either way.
+    delay: float = 0.0
     #: Connections that were cut by `cuts`.
     cut: int = 0
     _sockets: list[socket.socket] = field(default_factory=list)
@@ -78,7 +81,7 @@ class Proxy:
     def _ask(self, source: socket.socket, sink: socket.socket, doomed: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self.passable.wait()
+                self._carry()
                 if self.cuts(data):
                     doomed.set()
                 sink.sendall(data)
@@ -87,13 +90,17 @@ class Proxy:
     def _answer(self, source: socket.socket, sink: socket.socket, doomed: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self.passable.wait()
+                self._carry()
                 self.audible.wait()
                 if doomed.is_set():
                     self.cut += 1
                     break
                 sink.sendall(data)
         self._close(source, sink)
+
+    def _carry(self) -> None:
+        time.sleep(self.delay)
+        self.passable.wait()
 
     @staticmethod
     def _close(*sockets: socket.socket) -> None:

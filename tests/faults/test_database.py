@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -331,6 +332,40 @@ def test_c4_a_worker_that_is_cut_off_from_redis_finishes_what_it_has(
         proxy.stop()
 
 
+@pytest.mark.parametrize("far", ["database", "redis"])
+def test_c4_a_worker_far_away_doubles_nothing_beside_a_near_one(
+    postgres_archive: Archive, way: Proxy, redis_server: RedisServer, tmp_path: Path, far: str
+) -> None:
+    # Given a worker on whose way each word takes a fifth of a second, about a tenth of a lease for a transaction
+    rows = postgres_archive.draw(48)
+    batch = postgres_archive.load(*(rows[start : start + 8] for start in range(0, 48, 8)))
+    url = postgres_archive.engine.url.render_as_string(hide_password=False)
+    stack = stack_of(url, redis_server.url, tmp_path / "logs")
+    proxy = Proxy.start(0, redis_server.port)
+    proxy.delay = way.delay = 0.2
+    slow = (
+        {"DB_URL": through(way.listener.getsockname().rpartition("/")[0], postgres_archive.engine)}
+        if far == "database"
+        else {"WORKER_BROKER_URL": redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")}
+    )
+    try:
+        stack.start_worker("far", **slow)
+        stack.start_feeder()
+        stack.until(lambda: postgres_archive.number("SELECT count(*) FROM chunk WHERE attempt > 0") > 0, 90)
+
+        # If a near one joins it
+        stack.start_worker("near")
+        stack.until(lambda: postgres_archive.counts(batch).open == 0, 120)
+
+        # Then everything is done, and once
+        assert postgres_archive.counts(batch).done == 48
+        assert postgres_archive.number("SELECT count(*) FROM result") == 48
+        stack.await_log("far", '"ending"')
+    finally:
+        stack.stop()
+        proxy.stop()
+
+
 def test_c5_clocks_two_hours_apart_change_no_count(archive: Archive, stack: Stack, tmp_path: Path) -> None:
     # Given two workers and a feeder whose clocks are two hours ahead, two hours behind, and right
     for name, hours in (("ahead", 2), ("behind", -2)):
@@ -429,4 +464,44 @@ def test_c7_an_archive_with_an_input_output_error_rejects_nothing(archive: Archi
     archive.root.symlink_to(sound)
     stack.until(lambda: archive.counts(batch).open == 0, 60)
     assert archive.counts(batch).done == 1
+    assert archive.number("SELECT sum(crashes) FROM chunk") == 0
+
+
+def test_c7_a_network_file_system_that_fails_rejects_nothing(archive: Archive, stack: Stack, tmp_path: Path) -> None:
+    # Given an archive on a file server that will go away
+    error, folder = tmp_path / "error", tmp_path / "server"
+    folder.mkdir()
+    # No file server is at hand that could be made to fail so.
+    (folder / "sitecustomize.py").write_text(
+        "import errno, os, pathlib\n"
+        f"true_open, error = os.open, pathlib.Path({str(error)!r})\n"
+        "def open_image(path, *arguments, **named):\n"
+        "    if str(path).endswith('.png') and error.exists():\n"
+        "        raise OSError(getattr(errno, error.read_text()), 'away')\n"
+        "    return true_open(path, *arguments, **named)\n"
+        "os.open = open_image\n",
+        encoding="utf-8",
+    )
+    batch = archive.load(archive.draw(8))
+    names = ("ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN")
+    error.write_text(names[0], encoding="utf-8")
+    stack.start_feeder()
+    stack.start_worker(PYTHONPATH=f"{folder}{os.pathsep}{stack.environment['PYTHONPATH']}")
+
+    # If it answers each image with one error of such servers after the other
+    def was_away(times: int) -> bool:
+        return stack.log("w1").count('"ending": "archive_away"') >= times
+
+    for times, name in enumerate(names, 1):
+        stack.until(partial(was_away, times), 60)
+        # Then no image pays for it
+        counts = archive.counts(batch)
+        assert (counts.open, counts.rejected, counts.quarantined) == (8, 0, 0), name
+        if times < len(names):
+            error.with_name("next").write_text(names[times], encoding="utf-8")
+            error.with_name("next").replace(error)
+    # And all are done when it is back
+    error.unlink()
+    stack.until(lambda: archive.counts(batch).open == 0, 60)
+    assert archive.counts(batch).done == 8
     assert archive.number("SELECT sum(crashes) FROM chunk") == 0
