@@ -31,7 +31,7 @@ demo: install ## Screen a synthetic archive, broken files among it.
 	@LESION_SCREEN_HOME=$(CURDIR)/demo/home $(BIN)/python tests/acceptance/demo.py demo/archive demo/results
 
 test: install lint ## Run every check and test.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
 faults: install ## Kill things while an archive is screened: make faults KILLS=60 SEED=1 PACE=short|production
 	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/faults/campaign.py --kills $(KILLS) --seed $(SEED) --pace $(PACE)

