@@ -128,6 +128,30 @@ def activate_first(engine: Engine, digest: str, actor: str) -> bool:
         return True
 
 
+def replace_active(connection: Connection, before: str, digest: str, *, actor: str, why: str) -> bool:
+    """Make a version the active one in place of another, in the caller's transaction; audited.
+
+    Args:
+        connection: A connection inside the caller's transaction.
+        before: The version that must be active now: what the new one was compared with.
+        digest: A registered version.
+        actor: Who asks.
+        why: The reason, for the audit trail.
+
+    Returns:
+        False where another version is active by now; then nothing changes.
+
+    Raises:
+        UnknownModel: If it is not registered.
+    """
+    take_lock(connection, "models")
+    state = connection.execute(select(ModelVersion.state).where(ModelVersion.digest == before)).scalar()
+    if state != ModelState.ACTIVE:
+        return False
+    _set_active(connection, digest, actor, why)
+    return True
+
+
 def roll_back_model(engine: Engine, *, actor: str, why: str) -> ModelRow:
     """Make the version active again that the active one replaced. Its own transaction; audited.
 

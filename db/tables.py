@@ -1,4 +1,4 @@
-"""Tables of the ledger: batches, chunks, items, labels, results, model versions, training runs, audit and leases."""
+"""Tables of the ledger: batches, chunks, items, labels, results, models, training runs, audit and leases."""
 
 from enum import StrEnum
 from typing import Any
@@ -348,6 +348,8 @@ class TrainingRun(Base):
     id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
     state: Mapped[RunState] = mapped_column(_state(RunState))
     attempt: Mapped[int] = mapped_column(Integer, default=0)
+    #: Workers lost since the last epoch.
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
     params: Mapped[dict[str, Any]] = mapped_column(JSON)
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     heartbeat: Mapped[float | None] = mapped_column(Double)
@@ -356,6 +358,20 @@ class TrainingRun(Base):
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (_one_of(RunState), {"sqlite_autoincrement": True})
+
+
+class RunEvent(Base):
+    """A line of a training run's log."""
+
+    __tablename__ = "run_event"
+
+    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    run_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("training_run.id"))
+    at: Mapped[float] = mapped_column(Double)
+    kind: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+    __table_args__ = (Index(None, "run_id", "id"), {"sqlite_autoincrement": True})
 
 
 class AuditEntry(Base):

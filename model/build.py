@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from model.calibration import FeatureSpace, OperatingPoint, ReferralThresholds, fit_feature_space
 from model.crossfit import HeldOut
-from model.dataset import digest_data, load_images, read_labels
+from model.dataset import LabelledImage, digest_data, load_images
 from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
@@ -86,32 +86,31 @@ class BuiltModel:
 
 
 class Workshop:
-    """A data folder and a run folder: trains and judges folds, and goes on where it was killed.
+    """Labelled images and a run folder: trains and judges folds, and goes on where it was killed.
 
     The gate set is left out of everything.
 
     Args:
-        folder: Images in HAM10000's layout.
+        rows: Labelled images, see `model.dataset.read_labels`.
         config: What to build.
         weights: Backbone weights, see `model.backbones.build_backbone`.
         run: Folder of checkpoints, learning curves and held-out predictions.
         report: Called with the name of the part ("fold-0" … "whole") and its progress.
 
     Raises:
-        TrainingDataError: The data folder cannot be used, or the run folder belongs to another configuration.
+        TrainingDataError: The run folder belongs to another configuration or other images.
     """
 
     def __init__(
         self,
-        folder: Path,
+        rows: Sequence[LabelledImage],
         config: BuildConfig,
         *,
         weights: Path | str | None,
         run: Path,
         report: Callable[[str, Progress], None],
     ) -> None:
-        self.folder, self.config, self.weights, self.run, self.report = folder, config, weights, run, report
-        rows = read_labels(folder)
+        self.config, self.weights, self.run, self.report = config, weights, run, report
         folds = assign_folds([row.lesion_id for row in rows], np.array([row.label for row in rows]))
         self.rows = [row for row, fold in zip(rows, folds, strict=True) if fold >= 0]
         self.folds = folds[folds >= 0]
@@ -170,7 +169,7 @@ class Workshop:
             network=network,
             config=self.config,
             held_out=f"{words}, grouped by lesion, stratified by diagnosis",
-            data_digest=digest_data(self.folder, [self.rows[index] for index in training]),
+            data_digest=digest_data([self.rows[index] for index in training]),
             prior=held_out.prior,
             temperature=fitted.temperature,
             operating_point=fitted.operating_point,
@@ -216,7 +215,7 @@ class Workshop:
 
     def _training_set(self, chosen: NDArray[np.intp]) -> TrainingSet:
         if self._images is None:
-            self._images = load_images(self.folder, self.rows)
+            self._images = load_images(self.rows)
         return TrainingSet(images=self._images[chosen], metadata=self.metadata[chosen], labels=self.labels[chosen])
 
     def _feature_space(self, network: keras.Model, training: NDArray[np.intp]) -> FeatureSpace:
@@ -227,7 +226,7 @@ class Workshop:
     def _images_at_input_size(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         # Decoded as a worker decodes them, not resized from what training keeps.
         size = (self.config.network.input_size, self.config.network.input_size)
-        return load_images(self.folder, [self.rows[index] for index in rows], size)
+        return load_images([self.rows[index] for index in rows], size)
 
 
 def _is_watched(lesion_id: str) -> bool:

@@ -155,7 +155,7 @@ def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
     classifier = Classifier.load(folder or shipped_artifact())
     with Progress(console=Console(stderr=True)) as bars:
         scoring = bars.add_task("Scoring", total=len(rows))
-        verdicts = judge_images(classifier, data, rows, lambda count: bars.advance(scoring, count))
+        verdicts = judge_images(classifier, rows, lambda count: bars.advance(scoring, count))
     found = evaluate_verdicts(verdicts)
     click.echo(found.model_dump_json(indent=1) if as_json else evaluation_tables(found))
     training = classifier.manifest.training
@@ -180,7 +180,7 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
             default="imagenet",
             show_default=True,
             callback=lambda _context, _option, value: None if value == "none" else value,
-            help="Backbone weights: imagenet, none, or a file.",
+            help="Backbone weights: imagenet, none, or a file; or the folder of a model to go on from.",
         ),
     ):
         command = option(command)
@@ -251,6 +251,7 @@ def train(
     that was stopped goes on from its last epoch in the same --run folder.
     """
     from model.build import Workshop
+    from model.dataset import read_labels
     from model.package import package_model
     from model.progress import TrainingBars
     from model.recipes import configure
@@ -259,7 +260,7 @@ def train(
         raise ModelError("The artifact's folder exists already: name a new one.")
     config = configure(**choices)
     with TrainingBars() as bars:
-        built = Workshop(data, config, weights=weights, run=run, report=bars.show).build(fold)
+        built = Workshop(read_labels(data), config, weights=weights, run=run, report=bars.show).build(fold)
     manifest = package_model(built, out, name=name, data=describe_data, git_commit=_commit())
     click.echo(f"Balanced accuracy on held-out lesions: {built.evaluation.balanced_accuracy:.3f}")
     click.echo(f"Wrote model {manifest.digest} to {out}; its card is MODEL_CARD.md there.")
@@ -271,6 +272,7 @@ def train(
 def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int, ...], **choices: Any) -> None:
     """Train on four fifths of DATA's lesions and judge the last fifth, five times over; prints the figures as JSON."""
     from model.build import Workshop
+    from model.dataset import read_labels
     from model.evaluation import evaluate_out_of_fold
     from model.progress import TrainingBars
     from model.recipes import configure
@@ -278,7 +280,7 @@ def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int,
 
     config = configure(**choices)
     with TrainingBars() as bars:
-        workshop = Workshop(data, config, weights=weights, run=run, report=bars.show)
+        workshop = Workshop(read_labels(data), config, weights=weights, run=run, report=bars.show)
         held_out = workshop.cross_validate(folds or range(FOLDS))
     _, evaluation = evaluate_out_of_fold(held_out)
     click.echo(evaluation.model_dump_json(indent=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,11 @@ THREADS: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImage:
-    """One row of the metadata with its image.
+    """One labelled image.
 
     Attributes:
-        path: Relative to the folder.
+        root: Folder that `path` must not leave.
+        path: Relative to the root.
         image_id: Name of the image.
         lesion_id: Lesion it shows; several images may show one.
         label: Index in `CLASSES`.
@@ -37,6 +39,7 @@ class LabelledImage:
         dx_type: How the diagnosis was made ("histo", "follow_up", "consensus", "confocal"), or "" where nothing says.
     """
 
+    root: Path
     path: str
     image_id: str
     lesion_id: str
@@ -69,6 +72,7 @@ def _read_row(folder: Path, files: dict[str, Path], number: int, row: dict[str, 
     except ValueError:
         age = None
     return LabelledImage(
+        root=folder,
         path=files[row["image_id"]].relative_to(folder).as_posix(),
         image_id=row["image_id"],
         lesion_id=row["lesion_id"],
@@ -78,11 +82,10 @@ def _read_row(folder: Path, files: dict[str, Path], number: int, row: dict[str, 
     )
 
 
-def load_images(folder: Path, rows: list[LabelledImage], size: tuple[int, int] = CACHED_SIZE) -> NDArray[np.uint8]:
+def load_images(rows: Sequence[LabelledImage], size: tuple[int, int] = CACHED_SIZE) -> NDArray[np.uint8]:
     """Decode every image once.
 
     Args:
-        folder: The data folder.
         rows: What to read.
         size: Width and height in pixels.
 
@@ -95,14 +98,14 @@ def load_images(folder: Path, rows: list[LabelledImage], size: tuple[int, int] =
     images = np.empty((len(rows), size[1], size[0], 3), np.uint8)
 
     def load(index: int) -> None:
-        images[index] = decode_image(_read(folder, rows[index]), size)
+        images[index] = decode_image(read_image(rows[index]), size)
 
     with ThreadPoolExecutor(max_workers=THREADS) as threads:
         list(threads.map(load, range(len(rows))))
     return images
 
 
-def digest_data(folder: Path, rows: list[LabelledImage]) -> str:
+def digest_data(rows: Sequence[LabelledImage]) -> str:
     """Name a data set by its content: sha256 over the sorted (image sha256, lesion, label).
 
     Raises:
@@ -110,12 +113,17 @@ def digest_data(folder: Path, rows: list[LabelledImage]) -> str:
     """
 
     def line(row: LabelledImage) -> str:
-        return f"{hashlib.sha256(_read(folder, row)).hexdigest()} {row.lesion_id} {CLASSES[row.label]}"
+        return f"{hashlib.sha256(read_image(row)).hexdigest()} {row.lesion_id} {CLASSES[row.label]}"
 
     with ThreadPoolExecutor(max_workers=THREADS) as threads:
         lines = sorted(threads.map(line, rows))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read(folder: Path, row: LabelledImage) -> bytes:
-    return read_image_bytes(folder, row.path, max_bytes=MAX_IMAGE_BYTES)
+def read_image(row: LabelledImage) -> bytes:
+    """Read an image's file.
+
+    Raises:
+        RejectedImage: It cannot be read.
+    """
+    return read_image_bytes(row.root, row.path, max_bytes=MAX_IMAGE_BYTES)

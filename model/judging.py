@@ -1,10 +1,9 @@
-"""A loaded model's verdicts on a labelled folder, as evaluation and gate take them."""
+"""A loaded model's verdicts on labelled images, as evaluation and gate take them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,8 +11,7 @@ import numpy as np
 from model.calibration import posterior
 from model.classifier import LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction
 from model.crossfit import Verdicts
-from model.dataset import MAX_IMAGE_BYTES, THREADS, LabelledImage
-from model.images import read_image_bytes
+from model.dataset import THREADS, LabelledImage, read_image
 
 #: Images the network sees at once: on a CPU more are slower.
 _BATCH: Final = 8
@@ -21,15 +19,13 @@ _BATCH: Final = 8
 
 def judge_images(
     classifier: Classifier,
-    folder: Path,
     rows: Sequence[LabelledImage],
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> Verdicts:
-    """Score every image of a labelled folder as a worker does.
+    """Score labelled images as a worker does.
 
     Args:
         classifier: The model.
-        folder: The data folder.
         rows: From `model.dataset.read_labels`; at least one.
         on_batch: Called with the number of images scored at a time.
 
@@ -41,7 +37,7 @@ def judge_images(
     """
 
     def decode(row: LabelledImage) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-        return classifier.decode(read_image_bytes(folder, row.path, max_bytes=MAX_IMAGE_BYTES))
+        return classifier.decode(read_image(row))
 
     said: list[Prediction] = []
     with ThreadPoolExecutor(max_workers=THREADS) as threads:

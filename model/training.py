@@ -16,9 +16,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from model.artifact import NetworkPart, read_manifest
 from model.augmentation import AUGMENTATIONS
 from model.backbones import freeze_first_blocks
-from model.errors import TrainingDiverged
+from model.classifier import load_network
+from model.errors import ModelError, TrainingDiverged
 from model.folding import training_copy, write_back
 from model.labels import CLASSES
 from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
@@ -154,9 +156,12 @@ class Trainer:
         network: Architecture.
         config: Recipe.
         data: Training rows.
-        weights: Backbone weights, see `build_backbone`.
+        weights: Backbone weights, see `build_backbone`; or the folder of a model to go on from.
         folder: Where the checkpoint and the curves are written.
         validation: Rows the validation loss is computed on each epoch; the plateau schedule needs them.
+
+    Raises:
+        ModelError: The weights are not this network's.
     """
 
     def __init__(
@@ -170,7 +175,7 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.folder, self.validation = config, data, folder, validation
         keras.utils.set_random_seed(config.seed)
-        self.model = build_network(network, weights)
+        self.model = _first_network(network, weights)
         fit_age(self.model, data.metadata)
         self._encoding: MetadataEncoding = network.metadata
         self._copy = training_copy(self.model, fold=config.batch_norm == "frozen", any_size=network.head == "pooled")
@@ -346,3 +351,13 @@ class Trainer:
         kernel, bias = self.model.get_layer("classifier").get_weights()
         offset = prior_free_offset(self.data.prior(), self._shift, self._weights)
         self.model.get_layer("classifier").set_weights([kernel, bias + (offset - offset.mean()).astype(np.float32)])
+
+
+def _first_network(config: NetworkConfig, weights: Path | str | None) -> keras.Model:
+    if weights in (None, "imagenet") or not Path(weights).is_dir():
+        return build_network(config, weights)
+    manifest = read_manifest(Path(weights))
+    if manifest.network.model_dump() != NetworkPart(**config.model_dump()).model_dump():
+        raise ModelError("The model to go on from has another network than the one asked for.")
+    network, _ = load_network(Path(weights), manifest)
+    return network

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from model.build import BuildConfig, Workshop
 from model.classifier import Classifier
 from model.cli import main
+from model.dataset import read_labels
 from model.errors import TrainingDataError
 from model.network import NetworkConfig
 from model.recipes import RECIPES, configure
@@ -41,7 +42,9 @@ class Seen:
 
 
 def workshop(images: Path, run: Path, seen: Seen, training: TrainingConfig = TRAINING) -> Workshop:
-    return Workshop(images, BuildConfig(network=NETWORK, training=training), weights=None, run=run, report=seen)
+    return Workshop(
+        read_labels(images), BuildConfig(network=NETWORK, training=training), weights=None, run=run, report=seen
+    )
 
 
 def test_folds_are_judged_by_networks_that_did_not_see_their_lesions_and_not_twice(
@@ -116,7 +119,7 @@ def test_every_recipe_trains_a_step(images: Path, tmp_path: Path) -> None:
         seen = Seen()
 
         Workshop(
-            images,
+            read_labels(images),
             config.model_copy(update={"training": training}),
             weights=None,
             run=tmp_path / name,

@@ -122,7 +122,7 @@ def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Pat
     assert (found.images, found.lesions) == (21, 7)
     classifier = Classifier.load(artifact)
     rows = read_labels(folder)
-    verdicts = judge_images(classifier, folder, rows)
+    verdicts = judge_images(classifier, rows)
     assert np.mean(verdicts.diagnoses == verdicts.labels) == pytest.approx(found.accuracy.value)
     for index in (0, 20):
         pixels = classifier.decode((folder / rows[index].path).read_bytes())
