@@ -164,7 +164,7 @@ def test_a_schedule_waits_for_something_to_learn(scene: Scene) -> None:
     batch, _ = scene.open(2)
     items = [item for (item,) in scene.sql("SELECT id FROM item WHERE batch_id = :b ORDER BY id", b=batch)]
 
-    def diagnose(item: int) -> None:
+    def diagnose(item: object) -> None:
         scene.sql(
             "INSERT INTO label (item_id, dx, dx_type, labelled_by, labelled_on, created_at)"
             " VALUES (:i, 'nv', 'histo', 'who', '2026-01-31', :now)",
@@ -194,7 +194,7 @@ def test_a_run_that_costs_worker_after_worker_is_given_up_unless_it_gets_on(scen
         assert claim(scene, run) is not None
         leave(scene, run)
     # Which is forgiven with an epoch
-    again = scene.sql("SELECT attempt FROM training_run")[0][0]
+    again = get_run(scene.engine, run).attempt
     scene.sql("UPDATE training_run SET heartbeat = heartbeat + 7200")
     report_epoch(scene.engine, run, again, {"epoch": 1})
 

@@ -201,7 +201,7 @@ def test_the_tables_are_those_of_the_design() -> None:
     metadata: MetaData = Base.metadata
 
     # If they are listed
-    # Then they are the ones that the design names, the labels, and the leases
+    # Then they are the ones that the design names, the labels, the runs' logs and the leases
     assert set(metadata.tables) == {
         "batch",
         "chunk",
@@ -210,6 +210,7 @@ def test_the_tables_are_those_of_the_design() -> None:
         "result",
         "model_version",
         "training_run",
+        "run_event",
         "audit",
         "lease",
     }
