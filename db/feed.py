@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, and_, case, delete, func, or_, select, update
+from sqlalchemy import Engine, and_, case, delete, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.clock import clock
@@ -29,7 +29,12 @@ class RungChunk:
 
 
 def ring_chunks(
-    engine: Engine, *, limit: int, quiet_seconds: float = 15, expired_only: bool = False
+    engine: Engine,
+    *,
+    limit: int,
+    quiet_seconds: float = 15,
+    expired_only: bool = False,
+    least_priority: int | None = None,
 ) -> list[RungChunk]:
     """Choose the chunks to ring next and note that they are rung. Not idempotent; its own transaction.
 
@@ -41,6 +46,7 @@ def ring_chunks(
         limit: At most so many.
         quiet_seconds: Leave alone what was rung within so many seconds; for an expired lease, a third of that.
         expired_only: Leave alone what no worker has begun.
+        least_priority: Leave alone batches of a lower priority.
 
     Returns:
         The chunks, most urgent first.
@@ -51,10 +57,11 @@ def ring_chunks(
     wait = case((expired, quiet_seconds * _EXPIRED_QUIET), else_=quiet_seconds)
     quiet = or_(Chunk.rung_at.is_(None), Chunk.rung_at < clock() - wait)
     ready = expired if expired_only else or_(Chunk.state == ChunkState.OPEN, expired)
+    urgent = true() if least_priority is None else Batch.priority >= least_priority
     due = (
         select(Chunk.batch_id, Chunk.id, Chunk.open_count, Chunk.state, Batch.model_digest)
         .join(Batch, Batch.id == Chunk.batch_id)
-        .where(Batch.state == BatchState.OPEN, ready, quiet)
+        .where(Batch.state == BatchState.OPEN, ready, quiet, urgent)
         .order_by(case((Chunk.state == ChunkState.RUNNING, 0), else_=1), Batch.priority.desc(), Chunk.id)
         .limit(limit)
         .with_for_update(of=Chunk, skip_locked=True)

@@ -357,6 +357,16 @@ def install_artifact(source: Path, store: Path) -> Path:
     return target
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file at once or not at all."""
+    temporary = path.with_name(f".partial-{path.name}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
 def _is_intact(folder: Path, manifest: Manifest) -> bool:
     try:
         found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

@@ -1,17 +1,31 @@
-"""The model card (Mitchell et al. 2019), written from the manifest alone."""
+"""The model card (Mitchell et al. 2019), written from the manifest and from what the gate said."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
 
-from model.artifact import Manifest
+from pydantic import ValidationError
+
+from model.artifact import CARD, Manifest, read_manifest, replace_file
 from model.bootstrap import Interval
+from model.errors import ArtifactError
+from model.gate import GateReport
 from model.labels import CLASSES
 from model.report import Evaluation, Explanation
 
+#: What the gate said of a model, beside its artifact.
+GATE: Final = "gate.json"
 
-def model_card(manifest: Manifest) -> str:
-    """Write the card in Markdown; every figure stands with its 95 % interval by lesion."""
+
+def model_card(manifest: Manifest, gate: GateReport | None = None) -> str:
+    """Write the card in Markdown; every figure stands with its 95 % interval by lesion.
+
+    Args:
+        manifest: The model's.
+        gate: What the gate said of it, where it was asked.
+    """
     found = Evaluation.model_validate(manifest.metrics)
     sections = [
         _identity(manifest),
@@ -23,9 +37,34 @@ def model_card(manifest: Manifest) -> str:
         _subgroups(found),
         *([] if found.explanation is None else [_explanation(manifest, found.explanation)]),
         *([_trials(found)] if found.trials else []),
+        *([] if gate is None else [_gate(gate)]),
         _LIMITS,
     ]
     return "\n".join(sections)
+
+
+def read_card(folder: Path) -> str:
+    """Write the card of an artifact.
+
+    Raises:
+        ArtifactError: The manifest, or what the gate said, cannot be read.
+    """
+    return model_card(read_manifest(folder), _read_gate(folder))
+
+
+def write_gate(folder: Path, report: GateReport) -> None:
+    """Put what the gate said beside an artifact, and into its card; the model and its digest stay what they are."""
+    replace_file(folder / GATE, report.model_dump_json(indent=1).encode())
+    replace_file(folder / CARD, read_card(folder).encode())
+
+
+def _read_gate(folder: Path) -> GateReport | None:
+    try:
+        return GateReport.model_validate_json((folder / GATE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        raise ArtifactError(f"The model's {GATE} is not what the gate writes: delete it.") from None
 
 
 def evaluation_tables(found: Evaluation) -> str:
@@ -239,6 +278,36 @@ def _verdicts(found: Explanation) -> Iterator[str]:
     ]
     if better:
         yield f"Did better: {', '.join(better)}."
+
+
+def _gate(report: GateReport) -> str:
+    lines = [
+        "## Gate\n",
+        (
+            f"Compared with the active model `{report.active}` on gate set `{report.gate_set[:12]}`, use "
+            f"{report.uses} of it: **{report.verdict}**.\n"
+        ),
+    ]
+    decision = report.decision
+    if decision is None:
+        return "\n".join([*lines, f"{report.problem}\n"])
+    lines.append(
+        f"{decision.images:,} images of {decision.lesions:,} lesions, {decision.malignant_lesions} of them malignant; "
+        f"{decision.draws:,} draws of lesions within their diagnosis. A difference below 0 is worse.\n"
+    )
+    rows = [
+        (
+            figure.name,
+            f"{figure.candidate:.3f}",
+            f"{figure.active:.3f}",
+            f"{figure.difference:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})",
+            f"{figure.margin:g}",
+        )
+        for figure in decision.figures
+    ]
+    header = ("figure", "candidate", "active", "difference (90 %)", "margin")
+    reasons = "".join(f"* {reason}\n" for reason in decision.reasons)
+    return "\n".join([*lines, _table(header, rows), reasons])
 
 
 def _trials(found: Evaluation) -> str:

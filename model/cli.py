@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -123,10 +122,10 @@ def _sentence(answer: dict[str, Any]) -> str:
 @_model
 def card(folder: Path | None) -> None:
     """Print a model's card."""
-    from model.artifact import read_manifest, shipped_artifact
-    from model.card import model_card
+    from model.artifact import shipped_artifact
+    from model.card import read_card
 
-    click.echo(model_card(read_manifest(folder or shipped_artifact())))
+    click.echo(read_card(folder or shipped_artifact()))
 
 
 @main.command()
@@ -187,15 +186,12 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _stages(context: click.Context, option: click.Parameter, value: str | None) -> list[tuple[int, int]] | None:
-    del context, option
+def _stages(_context: click.Context, _option: click.Parameter, value: str | None) -> list[tuple[int, int]] | None:
     if value is None:
         return None
-    parts = [part.split("x") for part in value.split(",")]
-    try:
-        return [(int(epochs), int(size)) for epochs, size in parts]
-    except ValueError:
-        raise click.BadParameter('give epochs and sizes as "4x128,8x224".') from None
+    from model.recipes import parse_stages
+
+    return parse_stages(value)
 
 
 @main.command()
@@ -252,7 +248,7 @@ def train(
     """
     from model.build import Workshop
     from model.dataset import read_labels
-    from model.package import package_model
+    from model.package import package_model, program_commit
     from model.progress import TrainingBars
     from model.recipes import configure
 
@@ -261,7 +257,7 @@ def train(
     config = configure(**choices)
     with TrainingBars() as bars:
         built = Workshop(read_labels(data), config, weights=weights, run=run, report=bars.show).build(fold)
-    manifest = package_model(built, out, name=name, data=describe_data, git_commit=_commit())
+    manifest = package_model(built, out, name=name, data=describe_data, git_commit=program_commit())
     click.echo(f"Balanced accuracy on held-out lesions: {built.evaluation.balanced_accuracy:.3f}")
     click.echo(f"Wrote model {manifest.digest} to {out}; its card is MODEL_CARD.md there.")
 
@@ -284,12 +280,3 @@ def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int,
         held_out = workshop.cross_validate(folds or range(FOLDS))
     _, evaluation = evaluate_out_of_fold(held_out)
     click.echo(evaluation.model_dump_json(indent=1))
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "unknown"
-    return found.stdout.strip() if found.returncode == 0 else "unknown"

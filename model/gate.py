@@ -98,6 +98,31 @@ class GateDecision(BaseModel):
     seed: int
 
 
+class GateReport(BaseModel):
+    """A decision, and what it was made on.
+
+    Attributes:
+        active: Digest of the model the candidate was compared with.
+        gate_set: Digest of the gate set's images, lesions and diagnoses.
+        uses: How often this set was used, this time included: each use makes passing by luck a little likelier.
+        decision: None where the two could not be compared.
+        problem: Why they could not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    active: str
+    gate_set: str
+    uses: int
+    decision: GateDecision | None
+    problem: str | None = None
+
+    @property
+    def verdict(self) -> Literal["refuse", "promote", "undecided"]:
+        """The decision's; "undecided" where there is none."""
+        return "undecided" if self.decision is None else self.decision.verdict
+
+
 def judge_candidate(candidate: Verdicts, active: Verdicts, *, draws: int = DRAWS, seed: int = 0) -> GateDecision:
     """Compare a candidate with the active model on the gate set.
 

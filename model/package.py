@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,6 +64,16 @@ def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_
     manifest = _manifest(built, name, data, git_commit, hashlib.sha256(weights).hexdigest(), rounded)
     write_artifact(folder, manifest, weights, model_card(manifest))
     return manifest
+
+
+def program_commit() -> str:
+    """Return the git commit of this program, or "unknown" where it is not a checkout."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
 
 
 def _golden(built: BuiltModel) -> np.ndarray[Any, np.dtype[np.float32]]:

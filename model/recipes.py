@@ -83,6 +83,18 @@ RECIPES: Final = {
 }
 
 
+def parse_stages(text: str) -> list[tuple[int, int]]:
+    """Read stages as people write them: epochs and image sizes in turn, such as "4x128,8x224".
+
+    Raises:
+        ModelError: It is written otherwise.
+    """
+    try:
+        return [(int(epochs), int(size)) for epochs, size in (part.split("x") for part in text.split(","))]
+    except ValueError:
+        raise ModelError('Stages are epochs and sizes in turn: give them as "4x128,8x224".') from None
+
+
 def configure(
     recipe: str = "default",
     *,

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from producer.cli_models import model_commands
 from producer.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
 
 # Nothing else is imported here: `--help` answers in a third of a second, without pandas, SQLAlchemy and Celery.
@@ -277,101 +278,6 @@ def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_js
     return inspection.verify(batch, rehash=rehash, as_json=as_json)
 
 
-@cli.command()
-@_batch
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--problems", type=click.Path(path_type=Path), help="File to list every line in that was not used.")
-@_json
-def label(batch: int, file: Path, problems: Path | None, as_json: bool) -> int:
-    """Feed confirmed diagnoses back.
-
-    FILE is a CSV about BATCH's images, with the columns image_id, dx, dx_type, who and when.
-    """
-    from producer import labelling
-
-    return labelling.label(batch, file, problems=problems, as_json=as_json)
-
-
-@cli.group()
-def models() -> None:
-    """List models, promote one, or go back."""
-
-
-_why = click.option("--why", required=True, help="The reason, which the audit trail keeps.")
-
-
-@models.command("list")
-@_json
-def list_models(as_json: bool) -> int:
-    """List the models, the active one among them."""
-    from producer import versions
-
-    return versions.show_models(as_json=as_json)
-
-
-@models.command("show")
-@click.argument("model")
-def show_model(model: str) -> int:
-    """Print everything known of MODEL as JSON.
-
-    MODEL is its digest, or the first six digits of it or more.
-    """
-    from producer import versions
-
-    return versions.show_model(model)
-
-
-@models.command("promote")
-@click.argument("model")
-@_why
-def promote_model(model: str, why: str) -> int:
-    """Let new batches take MODEL.
-
-    MODEL is its digest, or the first six digits of it or more.
-    """
-    from producer import versions
-
-    return versions.promote(model, why)
-
-
-@models.command("rollback")
-@_why
-def roll_back_model(why: str) -> int:
-    """Go back to the model that was active before."""
-    from producer import versions
-
-    return versions.roll_back(why)
-
-
-@cli.command()
-@_batch
-@click.option("--model", help="By the first digits of its digest; the active one by default.")
-def rescreen(batch: int, model: str | None) -> int:
-    """Screen BATCH again with another model.
-
-    The archive becomes a batch of that model, which waits behind all other work.
-    """
-    from producer import versions
-
-    return versions.rescreen(batch, model)
-
-
-@cli.command()
-@_batch
-@click.option("--from", "before", required=True, help="A model, by the first digits of its digest.")
-@click.option("--to", "after", required=True, help="The other model.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A CSV file for all of them.")
-@_json
-def changes(batch: int, before: str, after: str, out: Path | None, as_json: bool) -> int:
-    """List where two models differ on BATCH.
-
-    What is newly prioritised comes first, by its new score; each model is taken at its own operating point.
-    """
-    from producer import versions
-
-    return versions.show_changes(batch, before, after, out=out, as_json=as_json)
-
-
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -406,6 +312,10 @@ def purge(days: int, yes: bool) -> int:
     from producer import erasing
 
     return erasing.purge(days, sure=yes)
+
+
+for _command in model_commands():
+    cli.add_command(_command)
 
 
 def main() -> None:

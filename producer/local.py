@@ -13,7 +13,7 @@ from typing import Self
 from producer.broker import PrivateRedis
 from producer.children import Child, ChildPlan
 from producer.errors import ServiceProblem, UsageProblem
-from worker.contract import SCREENING_QUEUE
+from worker.contract import SCREENING_QUEUE, TRAINING_QUEUE
 
 #: A worker may take so long after SIGTERM to record what it has and to give its chunk back; its own limit is 30.
 _WORKER_GRACE = 40.0
@@ -32,6 +32,7 @@ class LocalStack:
     Args:
         home: Folder of the one-machine state.
         workers: Worker processes to run.
+        training: Run a training worker as well.
         broker_url: A real Redis server, or None.
         environment: Environment of the children; the process's own where it is not given.
     """
@@ -41,11 +42,13 @@ class LocalStack:
         home: Path,
         *,
         workers: int,
+        training: bool = False,
         broker_url: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._workers = workers
+        self._workers = [_worker_plan(f"screener-{number}", SCREENING_QUEUE) for number in range(1, workers + 1)]
+        self._workers += [_worker_plan("trainer", TRAINING_QUEUE)] * training
         self._broker_url = broker_url
         self._environment = child_environment(home, environment if environment is not None else os.environ)
         self._lock: int | None = None
@@ -138,8 +141,7 @@ class LocalStack:
     def _start_children(self, broker_url: str) -> None:
         environment = self._environment | {"WORKER_BROKER_URL": broker_url}
         plans = [ChildPlan(name="feeder", command=(sys.executable, "-m", "worker.feeder"), grace=_FEEDER_GRACE)]
-        plans += [_worker_plan(number) for number in range(1, self._workers + 1)]
-        for plan in plans:
+        for plan in [*plans, *self._workers]:
             child = Child(plan, self._home, environment)
             self._children.append(child)
             child.start()
@@ -199,13 +201,13 @@ def _identify_ledger(home: Path, environment: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(place).encode()).hexdigest()
 
 
-def _worker_plan(number: int) -> ChildPlan:
+def _worker_plan(name: str, queue: str) -> ChildPlan:
     command = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
-        *("-Q", SCREENING_QUEUE, "-c", "1", "--pool", "prefork"),
-        *("--hostname", f"screener-{number}@%h", "--loglevel", "WARNING"),
+        *("-Q", queue, "-c", "1", "--pool", "prefork"),
+        *("--hostname", f"{name}@%h", "--loglevel", "WARNING"),
     )
-    return ChildPlan(name=f"screener-{number}", command=command, grace=_WORKER_GRACE)
+    return ChildPlan(name=name, command=command, grace=_WORKER_GRACE)
 
 
 def is_stack_running(home: Path) -> bool:

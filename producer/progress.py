@@ -17,7 +17,7 @@ from producer.status import Status, batch_status, is_waiting
 _LOOK_SECONDS = 0.5
 
 #: A ledger that is away is asked again after so many seconds.
-_AWAY_SECONDS = 2.0
+AWAY_SECONDS = 2.0
 
 #: Nothing recorded for so long after the start: perhaps nobody listens.
 LISTEN_SECONDS = 30.0
@@ -110,7 +110,7 @@ def await_batch(
             if not away:
                 on_trouble("The ledger does not answer; waiting for it. Nothing is lost.")
             away = True
-            time.sleep(_AWAY_SECONDS)
+            time.sleep(AWAY_SECONDS)
             continue
         on_status(status)
         if status.finished or not is_waiting(batch):

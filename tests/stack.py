@@ -20,6 +20,7 @@ LIGHT: Final = ROOT / "tests"
 #: Short times, so that a test of a killed worker takes seconds.
 SHORT_TIMES: Final = {
     "WORKER_LEASE_SECONDS": "3",
+    "WORKER_RUN_LEASE_SECONDS": "8",
     "WORKER_HEARTBEAT_SECONDS": "0.5",
     "WORKER_QUIET_SECONDS": "2",
     "WORKER_FEEDER_INTERVAL": "0.2",
@@ -50,9 +51,9 @@ class Stack:
         }
         return cls(environment=environment | dict(settings), folder=folder)
 
-    def start_worker(self, name: str = "w1", **settings: str) -> "subprocess.Popen[bytes]":
+    def start_worker(self, name: str = "w1", *, queue: str = "screening", **settings: str) -> "subprocess.Popen[bytes]":
         """Start a worker as the Makefile does."""
-        arguments = ["-m", "celery", "-A", "worker.app", "--quiet", "worker", "-Q", "screening", "-c", "1"]
+        arguments = ["-m", "celery", "-A", "worker.app", "--quiet", "worker", "-Q", queue, "-c", "1"]
         return self._start([*arguments, "--hostname", f"{name}@test", "--loglevel", "WARNING"], name, settings)
 
     def start_feeder(self, **settings: str) -> "subprocess.Popen[bytes]":

@@ -1,22 +1,26 @@
 """Answering the doorbell: from a message's payload to a chunk that is finished, given back or refused."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import ValidationError
+from sqlalchemy import Engine
 
-from db.chunks import Claim, claim_chunk, release_chunk
+from db.chunks import Claim, claim_chunk, extend_lease, release_chunk
 from db.session import TRANSIENT_ERRORS, is_transient
 from worker.child import Child
-from worker.contract import CONTRACT_VERSION, ClaimCheck
+from worker.contract import CONTRACT_VERSION, ClaimCheck, RunCheck
 from worker.errors import ModelUnavailable
 from worker.heartbeat import Heartbeat
 from worker.lookups import is_genuine
 from worker.patience import insist
 from worker.screening import Ending, Report, screen_chunk
+from worker.settings import WorkerSettings
 
 #: From so many crashes on, a chunk needs a person's eyes: suspect mode ends a poison image after three.
 _ALARMING_CRASHES = 4
+
+_PayloadT = TypeVar("_PayloadT", ClaimCheck, RunCheck)
 
 _log = structlog.get_logger()
 
@@ -34,7 +38,7 @@ def answer(payload: Any, child: Child) -> Ending | None:
     Raises:
         Exception: A bug; the chunk's lease runs out and counts as a crash.
     """
-    check = read_payload(payload)
+    check = read_payload(payload, ClaimCheck)
     if check is None:
         return None
     try:
@@ -47,21 +51,22 @@ def answer(payload: Any, child: Child) -> Ending | None:
         return None
 
 
-def read_payload(payload: Any) -> ClaimCheck | None:
+def read_payload(payload: Any, kind: type[_PayloadT]) -> _PayloadT | None:
     """Check a payload's form.
 
     Args:
         payload: What came over the wire.
+        kind: What it should be.
 
     Returns:
-        The claim check, or None where it is newer than this program or no claim check at all.
+        The payload, or None where it is newer than this program or nothing of the kind.
     """
     version = payload.get("version") if isinstance(payload, dict) else None
     if type(version) is int and version > CONTRACT_VERSION:
         _log.warning("message left to newer workers", reason="newer_version", version=version)
         return None
     try:
-        return ClaimCheck.model_validate(payload)
+        return kind.model_validate(payload)
     except ValidationError:
         _log.warning("message refused", reason="malformed")
         return None
@@ -74,13 +79,33 @@ def _answer(check: ClaimCheck, child: Child) -> Ending | None:
     child.pass_step("after_claim")
     if claim.crashes >= _ALARMING_CRASHES:
         _log.error("chunk keeps killing its workers", chunk=claim.chunk_id, crashes=claim.crashes)
-    with Heartbeat(child.engine, claim, child.settings) as heartbeat:
+    with chunk_heartbeat(child.engine, claim, child.settings) as heartbeat:
         report = _screen(claim, child, heartbeat)
     if report is None or report.ending is Ending.ARCHIVE_AWAY:
         child.back_off()
         return None if report is None else report.ending
     child.note_success()
     return report.ending
+
+
+def chunk_heartbeat(engine: Engine, claim: Claim, settings: WorkerSettings) -> Heartbeat:
+    """Make the heartbeat of a chunk that was claimed.
+
+    Args:
+        engine: The ledger.
+        claim: The chunk.
+        settings: Lease, heartbeat and stall times.
+
+    Returns:
+        The heartbeat, to be used in a `with` statement.
+    """
+    return Heartbeat(
+        lambda: extend_lease(engine, claim.chunk_id, claim.attempt, lease_seconds=settings.lease_seconds),
+        every=settings.heartbeat_seconds,
+        stall=settings.stall_seconds,
+        chunk=claim.chunk_id,
+        attempt=claim.attempt,
+    )
 
 
 def _claim(check: ClaimCheck, child: Child) -> Claim | None:

@@ -8,11 +8,12 @@ import sys
 from typing import Any
 
 from celery import Celery
+from celery.schedules import ParseException, crontab
 
 from db.errors import SettingsError
 from db.settings import read_settings
 from worker import lifecycle  # noqa: F401 - connects the signals
-from worker.contract import SCREEN_CHUNK, SCREENING_QUEUE, TRAIN_MODEL, TRAINING_QUEUE
+from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, SCREENING_QUEUE, TRAIN_MODEL, TRAINING_QUEUE
 from worker.settings import WorkerSettings
 
 _USAGE = 2
@@ -75,24 +76,42 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
             "socket_keepalive": True,
             "health_check_interval": 25,
         },
+        # Overlapping strikes queue one run; a strike that nobody heard within the hour has come and gone.
+        "timezone": settings.timezone,
+        "beat_schedule": _beat_schedule(settings),
         # Screening never waits behind a training run of hours.
         "task_default_queue": SCREENING_QUEUE,
-        "task_routes": {SCREEN_CHUNK: {"queue": SCREENING_QUEUE}, TRAIN_MODEL: {"queue": TRAINING_QUEUE}},
+        "task_routes": {
+            SCREEN_CHUNK: {"queue": SCREENING_QUEUE},
+            TRAIN_MODEL: {"queue": TRAINING_QUEUE},
+            QUEUE_RETRAINING: {"queue": TRAINING_QUEUE},
+        },
         # What libraries print may hold anything; worker.logs writes templates only.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }
 
 
-def _settings_or_exit() -> WorkerSettings:
+def _beat_schedule(settings: WorkerSettings) -> dict[str, Any]:
+    if settings.retrain_cron is None:
+        return {}
+    minute, hour, day, month, weekday = settings.retrain_cron.split()
+    strikes = crontab(minute=minute, hour=hour, day_of_month=day, month_of_year=month, day_of_week=weekday)
+    return {"retraining": {"task": QUEUE_RETRAINING, "schedule": strikes, "options": {"expires": 3600}}}
+
+
+def _configuration_or_exit() -> dict[str, Any]:
     # Celery imports this module itself, so nothing of ours stands above it that could turn a mistake of the
     # operator's into a sentence.
     try:
-        return read_settings(WorkerSettings)
+        return celery_settings(read_settings(WorkerSettings))
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(_USAGE) from None
+        sentence = str(error)
+    except (ParseException, ValueError):
+        sentence = "WORKER_RETRAIN_CRON: give five fields as cron has them, such as 0 2 * * sun."
+    sys.stderr.write(f"{sentence}\n")
+    raise SystemExit(_USAGE)
 
 
 app = Celery("lesion_screen", include=["worker.tasks"])
-app.conf.update(celery_settings(_settings_or_exit()))
+app.conf.update(_configuration_or_exit())

@@ -7,7 +7,15 @@ from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
-from worker.contract import CONTRACT_VERSION, SCREEN_CHUNK, SCREENING_QUEUE, ClaimCheck
+from worker.contract import (
+    CONTRACT_VERSION,
+    SCREEN_CHUNK,
+    SCREENING_QUEUE,
+    TRAIN_MODEL,
+    TRAINING_QUEUE,
+    ClaimCheck,
+    RunCheck,
+)
 from worker.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -20,7 +28,7 @@ _BROKER_ERRORS: Final = (OperationalError, KombuError, RedisError, OSError)
 
 
 class Doorbell:
-    """A client of the broker that rings for chunks; for one thread.
+    """A client of the broker that rings for chunks and training runs; for one thread.
 
     Args:
         broker_url: URL of the Redis server; it may hold a password and never appears in an error.
@@ -68,13 +76,42 @@ class Doorbell:
         except _BROKER_ERRORS as error:
             raise _unavailable() from error
 
+    def ring_run(self, run_id: int) -> bool:
+        """Ring for a training run, unless a message waits already for the training worker.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            Whether it was rung.
+
+        Raises:
+            BrokerUnavailable: If Redis does not take it.
+        """
+        if self._depth(TRAINING_QUEUE):
+            return False
+        check = RunCheck(version=CONTRACT_VERSION, run=run_id)
+        try:
+            self._app.send_task(TRAIN_MODEL, args=(check.model_dump(mode="json"),), queue=TRAINING_QUEUE, retry=False)
+        except _BROKER_ERRORS as error:
+            raise _unavailable() from error
+        return True
+
     def _move_to_front(self) -> None:
         # Kombu publishes on the left of a list and consumes on its right. Should another message have come in between,
         # that one overtakes, and the order is all that differs.
         with self._app.connection_or_acquire() as connection:
             connection.default_channel.client.lmove(SCREENING_QUEUE, SCREENING_QUEUE, "LEFT", "RIGHT")
 
-    def ring_open(self, engine: "Engine", *, limit: int, quiet_seconds: float = 15, expired_only: bool = False) -> int:
+    def ring_open(
+        self,
+        engine: "Engine",
+        *,
+        limit: int,
+        quiet_seconds: float = 15,
+        expired_only: bool = False,
+        least_priority: int | None = None,
+    ) -> int:
         """Ring for open chunks that were not rung lately; what a dead worker held overtakes what waits.
 
         Args:
@@ -82,6 +119,7 @@ class Doorbell:
             limit: Chunks at most.
             quiet_seconds: Chunks rung within so many seconds are left out.
             expired_only: Chunks that no worker has begun are left out.
+            least_priority: Batches of a lower priority are left out.
 
         Returns:
             How many chunks were rung.
@@ -91,7 +129,13 @@ class Doorbell:
         """
         from db.feed import ring_chunks
 
-        rung = ring_chunks(engine, limit=limit, quiet_seconds=quiet_seconds, expired_only=expired_only)
+        rung = ring_chunks(
+            engine,
+            limit=limit,
+            quiet_seconds=quiet_seconds,
+            expired_only=expired_only,
+            least_priority=least_priority,
+        )
         for chunk in rung:
             self.ring(
                 ClaimCheck(
@@ -114,10 +158,13 @@ class Doorbell:
         Raises:
             BrokerUnavailable: If Redis does not answer.
         """
+        return self._depth(SCREENING_QUEUE)
+
+    def _depth(self, queue: str) -> int:
         try:
             with self._app.connection_or_acquire() as connection:
                 # Redis keeps a queue as a list of the same name; a list that is not there has length 0.
-                return int(connection.default_channel.client.llen(SCREENING_QUEUE))
+                return int(connection.default_channel.client.llen(queue))
         except _BROKER_ERRORS as error:
             raise _unavailable() from error
 

@@ -3,7 +3,7 @@
 WorkerError
 ├── BrokerUnavailable    Redis does not answer or is full: transient, the feeder rings later
 ├── ModelUnavailable     a model is not in the artifact store or was refused: an operator must look
-└── ScreeningFailed      a bug, named by its type alone: the chunk's lease runs out and it is tried again
+└── TaskFailed           a bug, named by its type alone: the lease runs out and it is tried again
 """
 
 # ruff: noqa: N818 - the names say what happened, as the whole project speaks of it.
@@ -21,5 +21,5 @@ class ModelUnavailable(WorkerError):
     """The pinned model cannot be loaded, so that no item of the chunk can be scored; the text names its digest."""
 
 
-class ScreeningFailed(WorkerError):
+class TaskFailed(WorkerError):
     """Stands for an unexpected exception towards Celery, whose events carry exception texts to Flower."""

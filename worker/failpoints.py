@@ -7,7 +7,19 @@ from typing import Literal
 
 from worker.settings import WorkerSettings
 
-Step = Literal["after_claim", "after_predict", "after_commit"]
+Step = Literal[
+    "after_claim",
+    "after_predict",
+    "after_commit",
+    # Of a training run, between training and promotion.
+    "after_packing",
+    "after_install",
+    "after_registration",
+    "after_noting",
+    "after_gate",
+    "after_card",
+    "after_finish",
+]
 
 
 def no_failpoint(step: Step) -> None:

@@ -1,10 +1,14 @@
-"""The feeder: each second it rings for what is open, until the queue is deep enough. `python -m worker.feeder`."""
+"""The feeder: each second it rings for what is open and due, so that the queue is never empty and never deep.
+
+`python -m worker.feeder`
+"""
 
 import os
 import signal
 import sys
 import threading
 import uuid
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -12,6 +16,7 @@ from sqlalchemy import Engine
 
 from db.chunks import drop_feeder_lease, take_feeder_lease
 from db.errors import LedgerError
+from db.runs import due_runs
 from db.session import TRANSIENT_ERRORS, check_revision, is_transient, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 from worker.doorbell import Doorbell
@@ -24,6 +29,9 @@ from worker.settings import WorkerSettings
 #: Another feeder takes over so long after this one was last heard of, seconds. Two at once ring no chunk twice.
 _LEASE_SECONDS: Final = 5
 
+#: Outside the window only batches of at least this priority are rung for.
+_URGENT: Final = 1
+
 _DEPTH_AT_REST: Final = 8
 _DEPTH_PER_WORKER: Final = 2
 
@@ -33,12 +41,12 @@ _log = structlog.get_logger()
 
 
 def feed_once(engine: Engine, doorbell: Doorbell, settings: WorkerSettings) -> int:
-    """Ring for open chunks until the queue is deep enough, and for what dead workers held in any case.
+    """Ring for open chunks until the queue is deep enough, for what dead workers held in any case, and for a run.
 
     Args:
         engine: The ledger.
         doorbell: The broker.
-        settings: Depth of the queue and quiet time.
+        settings: Depth of the queue, quiet time and window.
 
     Returns:
         How many chunks were rung.
@@ -52,10 +60,17 @@ def feed_once(engine: Engine, doorbell: Doorbell, settings: WorkerSettings) -> i
     # A chunk whose worker died has waited for a whole lease: it neither waits for room nor behind a full queue.
     full = room <= 0
     rung = doorbell.ring_open(
-        engine, limit=depth if full else room, quiet_seconds=settings.quiet_seconds, expired_only=full
+        engine,
+        limit=depth if full else room,
+        quiet_seconds=settings.quiet_seconds,
+        expired_only=full,
+        least_priority=None if settings.is_in_window(datetime.now(UTC)) else _URGENT,
     )
     if rung:
         _log.info("rung", rung=rung, depth=depth)
+    for run in due_runs(engine, stale_seconds=settings.run_lease_seconds)[:1]:
+        if doorbell.ring_run(run):
+            _log.info("rung", run=run)
     return rung
 
 

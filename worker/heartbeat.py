@@ -1,17 +1,15 @@
-"""The heartbeat: a thread that extends a chunk's lease as long as there is progress."""
+"""The heartbeat: a thread that extends a lease as long as there is progress."""
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 import structlog
-from sqlalchemy import Engine
 
-from db.chunks import Claim, extend_lease
 from db.errors import LeaseLost
 from db.session import TRANSIENT_ERRORS, is_transient
-from worker.settings import WorkerSettings
 
 #: After a failure the lease is short of time, so the next try comes soon, seconds.
 _SOON: Final = 1.0
@@ -20,23 +18,22 @@ _log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Keeps a lease while the chunk gets on; to be used in a `with` statement.
+    """Keeps a lease while the work gets on; to be used in a `with` statement.
 
     Args:
-        engine: The ledger.
-        claim: The chunk.
-        settings: Lease, heartbeat and stall times.
+        extend: Extends the lease; raises `LeaseLost` where it is gone.
+        every: Seconds between two beats.
+        stall: Without progress for so many seconds the lease is let run out.
+        held: What is held, for the logs: ids and numbers.
     """
 
-    def __init__(self, engine: Engine, claim: Claim, settings: WorkerSettings) -> None:
-        self._engine = engine
-        self._claim = claim
-        self._settings = settings
+    def __init__(self, extend: Callable[[], None], *, every: float, stall: float, **held: int) -> None:
+        self._extend = extend
+        self._every, self._stall, self._held = every, stall, held
         self._stop = threading.Event()
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        #: Another worker has the chunk, or it was cancelled.
-        self.lost = False
+        self._lost: LeaseLost | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -46,8 +43,13 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        # A beat that hangs in the database must not hold the chunk's end; a late one meets the fence.
+        # A beat that hangs in the database must not hold the work's end; a late one meets the fence.
         self._thread.join(timeout=_SOON)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker has the work, or it was cancelled."""
+        return self._lost is not None
 
     def note_progress(self) -> None:
         """Say that something was done; any thread may call it."""
@@ -57,29 +59,25 @@ class Heartbeat:
         """Stop the caller where the lease is gone.
 
         Raises:
-            LeaseLost: If a beat found that another attempt owns the chunk.
+            LeaseLost: If a beat found that another attempt owns the work.
         """
-        if self.lost:
-            raise LeaseLost(f"Attempt {self._claim.attempt} does not hold chunk {self._claim.chunk_id} any more.")
+        if self._lost is not None:
+            raise LeaseLost(*self._lost.args)
 
     def _beat(self) -> None:
-        pause = self._settings.heartbeat_seconds
+        pause = self._every
         while not self._stop.wait(pause):
-            pause = self._settings.heartbeat_seconds
-            if time.monotonic() - self._progress > self._settings.stall_seconds:
+            pause = self._every
+            if time.monotonic() - self._progress > self._stall:
                 # A worker that hangs must look dead to the others.
-                _log.error("no progress, lease not extended", chunk=self._claim.chunk_id, attempt=self._claim.attempt)
+                _log.error("no progress, lease not extended", **self._held)
                 continue
             try:
                 self._extend()
-            except LeaseLost:
-                self.lost = True
+            except LeaseLost as error:
+                self._lost = error
                 return
             except TRANSIENT_ERRORS as error:
                 if not is_transient(error):
                     raise
                 pause = min(_SOON, pause)
-
-    def _extend(self) -> None:
-        claim = self._claim
-        extend_lease(self._engine, claim.chunk_id, claim.attempt, lease_seconds=self._settings.lease_seconds)

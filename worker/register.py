@@ -10,7 +10,7 @@ from db.errors import LedgerError
 from db.models import activate_first, active_model, register_model
 from db.session import open_ledger, upgrade_schema
 from db.settings import DbSettings, HomeSettings, read_settings
-from model.artifact import install_artifact, read_manifest, shipped_artifact
+from model.artifact import Manifest, install_artifact, read_manifest, shipped_artifact
 from model.errors import ModelError
 
 _ACTOR = "worker.register"
@@ -35,6 +35,20 @@ def register_shipped_model(engine: Engine, store: Path) -> str:
     shipped = shipped_artifact()
     manifest = read_manifest(shipped)
     install_artifact(shipped, store)
+    register_manifest(engine, manifest)
+    activate_first(engine, manifest.digest, _ACTOR)
+    active = active_model(engine)
+    return active.digest if active else manifest.digest
+
+
+def register_manifest(engine: Engine, manifest: Manifest, *, parent: str | None = None) -> None:
+    """Register a model that is in the store, as a candidate. Idempotent.
+
+    Args:
+        engine: The ledger.
+        manifest: Its manifest.
+        parent: Digest of the model that it was trained from.
+    """
     register_model(
         engine,
         digest=manifest.digest,
@@ -47,10 +61,8 @@ def register_shipped_model(engine: Engine, store: Path) -> str:
             "operating_point": manifest.operating_point.model_dump(mode="json"),
         },
         data_digest=manifest.training.data_digest,
+        parent=parent,
     )
-    activate_first(engine, manifest.digest, _ACTOR)
-    active = active_model(engine)
-    return active.digest if active else manifest.digest
 
 
 def main() -> int:

@@ -1,10 +1,12 @@
 """Settings of workers and feeders, read from the environment."""
 
+from datetime import datetime, time
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import parse_qsl, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from db.settings import StrictSettings
@@ -43,15 +45,50 @@ class WorkerSettings(StrictSettings):
     max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
     #: Where this host mounts an archive's root: root as submitted to local folder.
     archive_roots: dict[str, str] = Field(default_factory=dict)
+    #: A training run whose worker is not heard of for so long is another worker's. A step of training is far shorter.
+    run_lease_seconds: float = Field(default=120, gt=0)
+    #: Without a step of training for so long a worker lets its run go; the first step of a large network takes minutes.
+    run_stall_seconds: float = Field(default=1800, gt=0)
+    #: IANA name of the zone that `retrain_cron` and `window` are in.
+    timezone: str = "UTC"
+    #: When beat asks for a retraining: minute, hour, day of month, month, day of week, as cron has them.
+    retrain_cron: str | None = Field(default=None, pattern=r"^\S+( \S+){4}$")
+    #: A scheduled run is queued only if so many confirmed diagnoses have come since the last run.
+    retrain_min_labels: int = Field(default=100, ge=1)
+    retrain_recipe: str = "default"
+    #: Whether a scheduled run's model becomes the active one where the gate says so.
+    retrain_promote: Literal["never", "gate"] = "never"
+    #: When bulk screening may begin chunks, such as 20:00-06:00; batches of a priority above 0 always may.
+    window: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")
     #: A chunk is not rung twice within so long.
     quiet_seconds: float = Field(default=15, gt=0)
     feeder_interval: float = Field(default=1, gt=0)
     #: What scores images, as `module:attribute`; tests put something light here.
     classifier: str = Field(default="model.classifier:Classifier", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     #: Tests name a step here at which the process kills itself, once; see `worker.failpoints`.
-    failpoint: str | None = Field(default=None, pattern=r"^after_(claim|predict|commit)$")
+    failpoint: str | None = Field(default=None, pattern=r"^after_[a-z]+$")
     #: The file that remembers that the failpoint has struck.
     failpoint_file: Path | None = None
+
+    @field_validator("timezone")
+    @classmethod
+    def know_timezone(cls, name: str) -> str:
+        """Refuse a time zone that is not there.
+
+        Args:
+            name: What it is set to.
+
+        Returns:
+            The name, unchanged.
+
+        Raises:
+            ValueError: Unless it is an IANA name.
+        """
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("no such time zone; give an IANA name such as Europe/Vienna") from None
+        return name
 
     @model_validator(mode="after")
     def keep_limits_in_order(self) -> Self:
@@ -61,10 +98,12 @@ class WorkerSettings(StrictSettings):
             The settings, unchanged.
 
         Raises:
-            ValueError: Unless heartbeat < lease, and stall < hard limit < visibility timeout.
+            ValueError: Unless heartbeat < lease, for chunks and runs, and stall < hard limit < visibility timeout.
         """
         if not self.heartbeat_seconds < self.lease_seconds:
             raise ValueError("WORKER_HEARTBEAT_SECONDS must be below WORKER_LEASE_SECONDS")
+        if not self.heartbeat_seconds < self.run_lease_seconds:
+            raise ValueError("WORKER_HEARTBEAT_SECONDS must be below WORKER_RUN_LEASE_SECONDS")
         if not self.stall_seconds < self.hard_limit_seconds < self.visibility_seconds:
             raise ValueError("stall < hard limit < visibility must hold (WORKER_…_SECONDS)")
         return self
@@ -95,6 +134,23 @@ class WorkerSettings(StrictSettings):
         if address is None or address.scheme != "rediss":
             return None
         return {name: value for name, value in parse_qsl(address.query) if name.startswith("ssl_")}
+
+    def is_in_window(self, now: datetime) -> bool:
+        """Say whether bulk screening may begin chunks.
+
+        Args:
+            now: With a time zone.
+
+        Returns:
+            Whether it lies in the window; its end does not, and equal ends are the whole day.
+        """
+        if self.window is None:
+            return True
+        begin, end = (time.fromisoformat(part) for part in self.window.split("-"))
+        clock = now.astimezone(ZoneInfo(self.timezone)).time()
+        if begin < end:
+            return begin <= clock < end
+        return clock >= begin or clock < end
 
     def archive_root(self, source: str) -> Path | None:
         """Say where this host has an archive.

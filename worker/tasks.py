@@ -1,12 +1,13 @@
 """The tasks: they take a claim check, hand it on, and hold no rules."""
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import shared_task
 
-from worker.contract import SCREEN_CHUNK
-from worker.errors import ScreeningFailed
+from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, TRAIN_MODEL
+from worker.errors import TaskFailed
 from worker.lifecycle import current_child
 
 _log = structlog.get_logger()
@@ -20,13 +21,45 @@ def screen_chunk_task(payload: Any) -> None:
         payload: A `worker.contract.ClaimCheck` as JSON; nothing is believed of it.
 
     Raises:
-        ScreeningFailed: If there is a bug; the chunk's lease runs out and it is tried again.
+        TaskFailed: If there is a bug; the chunk's lease runs out and it is tried again.
     """
     from worker.answering import answer
 
+    _run("screening", lambda: answer(payload, current_child()))
+
+
+# Acknowledged early: a run of hours would come again after the visibility timeout. The feeder rings for what is left.
+@shared_task(name=TRAIN_MODEL, acks_late=False, Strategy="worker.strategy:strict")
+def train_model_task(payload: Any) -> None:
+    """Work on the training run that a message names.
+
+    Args:
+        payload: A `worker.contract.RunCheck` as JSON; nothing is believed of it.
+
+    Raises:
+        TaskFailed: If there is a bug, or a lack of memory or disk; the run's lease runs out and it is tried again.
+    """
+    from worker.retraining import answer_run
+
+    _run("training", lambda: answer_run(payload, current_child()))
+
+
+@shared_task(name=QUEUE_RETRAINING, acks_late=False, Strategy="worker.strategy:strict")
+def queue_retraining_task() -> None:
+    """Queue a training run as the schedule wants it, if there is enough to learn.
+
+    Raises:
+        TaskFailed: If the ledger is away; the schedule comes again.
+    """
+    from worker.schedule import queue_retraining
+
+    _run("the schedule", lambda: queue_retraining(current_child()))
+
+
+def _run(what: str, work: Callable[[], object]) -> None:
     try:
-        answer(payload, current_child())
+        work()
     except Exception as error:  # noqa: BLE001 - the edge, see below
         # Celery sends an exception's text to Flower, and this one may quote a row or a path.
-        _log.exception("screening failed")
-        raise ScreeningFailed(type(error).__qualname__) from None
+        _log.exception("task failed", task=what)
+        raise TaskFailed(type(error).__qualname__) from None

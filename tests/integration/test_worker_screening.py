@@ -14,10 +14,9 @@ from db.clock import clock
 from db.tables import Chunk
 from tests.light_classifier import LightClassifier
 from tests.servers import await_that
-from worker.answering import answer
+from worker.answering import answer, chunk_heartbeat
 from worker.child import Child
 from worker.errors import ModelUnavailable
-from worker.heartbeat import Heartbeat
 from worker.screening import Ending, Report, screen_chunk
 from worker.settings import WorkerSettings
 
@@ -63,7 +62,7 @@ def screen(
     **settings: Any,
 ) -> Report:
     given = WorkerSettings.model_validate(settings)
-    with Heartbeat(archive.engine, claimed, given) as heartbeat:
+    with chunk_heartbeat(archive.engine, claimed, given) as heartbeat:
         return screen_chunk(
             archive.engine, claimed, classifier or WatchedClassifier(), given, heartbeat, stopping=stopping
         )
@@ -240,7 +239,7 @@ def test_a_heartbeat_keeps_a_lease_only_while_there_is_progress(archive: Archive
             return connection.execute(select(what)).scalar_one()
 
     first = ask(Chunk.lease_until)
-    with Heartbeat(archive.engine, mine, settings) as heartbeat:
+    with chunk_heartbeat(archive.engine, mine, settings) as heartbeat:
         # If there is progress
         def is_extended() -> bool:
             heartbeat.note_progress()

@@ -138,7 +138,7 @@ def test_a_name_is_found_in_the_ledger_and_in_exports_and_nowhere_else(
         refuse.begin("result")
         (root / "late.jpg").write_bytes(draw(77))
         late = json.loads(command("submit", root, code=0))["batch"]
-        stack.until(lambda: "screening failed" in stack.log("w1"))
+        stack.until(lambda: "task failed" in stack.log("w1"))
         stack.until(lambda: any(task["state"] == "FAILURE" for task in flower.tasks().values()))
         refuse.end()
 
