@@ -388,6 +388,23 @@ def list_runs(engine: Engine) -> list[RunRow]:
         return [RunRow(**row) for row in connection.execute(_runs().order_by(TrainingRun.id.desc())).mappings()]
 
 
+def find_gate(engine: Engine, model_digest: str) -> dict[str, Any] | None:
+    """Look up what the gate said of a model; reads only.
+
+    Args:
+        engine: The ledger.
+        model_digest: The model.
+
+    Returns:
+        The newest run's decision with every figure behind it, or None where it was never asked.
+    """
+    theirs = (TrainingRun.model_digest == model_digest, TrainingRun.state == RunState.DONE)
+    newest = select(TrainingRun.gate).where(*theirs)
+    with read(engine) as connection:
+        gate = connection.execute(newest.order_by(TrainingRun.id.desc()).limit(1)).scalar_one_or_none()
+    return None if gate is None else dict(gate)
+
+
 def list_events(engine: Engine, run_id: int, *, after: int = 0) -> list[EventRow]:
     """Read a run's log; reads only.
 

@@ -13,6 +13,7 @@ from db.audit import record_action
 from db.batches import get_batch
 from db.models import ModelRow, activate_model, active_model, find_model, list_models, roll_back_model
 from db.rescreen import Change, ChangeKind, Comparison, ModelSide, copy_batch
+from db.runs import find_gate
 from producer.errors import EXIT_DONE, UsageProblem
 from producer.export import NOTICE, escape_cell, replace_file
 from producer.ledger import open_existing, read_place
@@ -76,8 +77,9 @@ def show_model(wanted: str) -> int:
     Returns:
         The exit code.
     """
-    model = find_model(open_existing(read_place()), wanted)
-    print_json(_as_json(model) | {"metrics": dict(model.metrics)})
+    engine = open_existing(read_place())
+    model = find_model(engine, wanted)
+    print_json(_as_json(model) | {"gate": find_gate(engine, model.digest), "metrics": dict(model.metrics)})
     return EXIT_DONE
 
 
