@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
+from celery import Celery
+from sqlalchemy import text
 
 from db.chunks import claim_chunk
+from db.runs import claim_run, fail_run, list_runs, queue_run
+from worker.contract import QUEUE_RETRAINING
 from worker.doorbell import Doorbell
 from worker.errors import BrokerUnavailable
 from worker.feeder import feed_once
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     from tests.stack import Stack
 
 
-def settings(**given: float) -> WorkerSettings:
+def settings(**given: object) -> WorkerSettings:
     return WorkerSettings.model_validate({"quiet_seconds": 1000} | given)
 
 
@@ -161,3 +169,66 @@ def test_a_feeder_without_a_broker_says_what_is_missing(stack: Stack) -> None:
 
     assert stack.start_feeder().wait(20) == 2
     assert "WORKER_BROKER_URL is not set" in stack.log("feeder")
+
+
+def test_outside_the_window_only_urgent_batches_are_rung_for(archive: Archive, redis_url: str) -> None:
+    # Given a batch as usual and an urgent one, and a window that is closed now
+    load_small_chunks(archive, 3)
+    urgent = load_small_chunks(archive, 2)
+    with archive.engine.begin() as connection:
+        connection.execute(text("UPDATE batch SET priority = 1 WHERE id = :b"), {"b": urgent})
+    now = datetime.now(UTC)
+    closed = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"
+    opened = f"{now - timedelta(hours=2):%H:%M}-{now + timedelta(hours=2):%H:%M}"
+
+    # If it is fed outside and inside
+    with Doorbell(redis_url) as doorbell:
+        outside = feed_once(archive.engine, doorbell, settings(window=closed))
+        waiting = archive.number("SELECT count(*) FROM chunk WHERE rung_at IS NULL")
+        inside = feed_once(archive.engine, doorbell, settings(window=opened))
+
+    # Then the usual one waits for the window
+    assert (outside, waiting, inside) == (2, 3, 3)
+
+
+def test_a_training_run_is_rung_for_once_until_its_message_is_taken(archive: Archive, redis_url: str) -> None:
+    # Given two queued runs
+    first, second = (queue_run(archive.engine, {}, "me") for _ in range(2))
+
+    with Doorbell(redis_url) as doorbell:
+        # If the feeder comes by again and again
+        for _ in range(3):
+            feed_once(archive.engine, doorbell, settings())
+
+        # Then one message waits, about the first
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.llen("training") == 1
+            message = json.loads(client.lpop("training"))
+        assert json.loads(base64.b64decode(message["body"]))[0] == [{"version": 1, "run": first}]
+        # And while that is worked on none does, and then one about the second
+        claim_run(archive.engine, first, worker="w")
+        feed_once(archive.engine, doorbell, settings())
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.llen("training") == 0
+            fail_run(archive.engine, first, 1, "over")
+            feed_once(archive.engine, doorbell, settings())
+            message = json.loads(client.lpop("training"))
+        assert json.loads(base64.b64decode(message["body"]))[0] == [{"version": 1, "run": second}]
+
+
+def test_the_schedule_queues_one_run_where_there_is_something_to_learn(
+    archive: Archive, stack: Stack, redis_url: str
+) -> None:
+    # Given a worker of the training queue, and a schedule that struck twice
+    app = Celery(broker=redis_url, set_as_current=False)
+    for _ in range(2):
+        app.send_task(QUEUE_RETRAINING, queue="training")
+    app.close()
+
+    # If there is too little to learn
+    stack.start_worker("trainer", queue="training", WORKER_RETRAIN_MIN_LABELS="1")
+    stack.until(lambda: stack.log("trainer").count("schedule struck") == 2)
+
+    # Then nothing is queued
+    assert list_runs(archive.engine) == []
+    assert "task failed" not in stack.log("trainer")

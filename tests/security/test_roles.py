@@ -11,9 +11,23 @@ import pytest
 from sqlalchemy import Engine, make_url
 
 import db.session
+from db.labels import confirmed_images
+from db.models import active_model, register_model
+from db.runs import (
+    cancel_run,
+    claim_run,
+    count_gate_use,
+    due_runs,
+    finish_run,
+    list_events,
+    note_model,
+    queue_run,
+    queue_scheduled_run,
+    report_epoch,
+)
 from db.session import open_ledger
 from db.tables import Base
-from tests.archive import Archive
+from tests.archive import MODEL, Archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +36,12 @@ if TYPE_CHECKING:
     from tests.stack import Stack
 
 SHIPPED = Path(db.session.__file__).with_name("roles.sql")
-LOGINS = {"gpu_host": "lesion_worker", "archivist": "lesion_producer", "dashboard": "lesion_reader"}
+LOGINS = {
+    "gpu_host": "lesion_worker",
+    "trainer_host": "lesion_trainer",
+    "archivist": "lesion_producer",
+    "dashboard": "lesion_reader",
+}
 
 
 @pytest.fixture
@@ -84,6 +103,36 @@ def test_an_archive_is_screened_and_read_under_the_roles(archive: Archive, stack
     assert seen == 11
 
 
+def test_a_model_is_trained_and_promoted_under_the_roles(archive: Archive) -> None:
+    # Given the three who have to do with a training run
+    engines = {login: open_ledger(address(archive.engine, login)) for login in LOGINS}
+    producer, trainer = engines["archivist"], engines["trainer_host"]
+    try:
+        # If one is asked for, rung for, worked on and promoted
+        run = queue_run(producer, {}, "archivist")
+        assert due_runs(engines["gpu_host"]) == [run]
+        claimed = claim_run(trainer, run, worker="t")
+        assert claimed is not None
+        assert confirmed_images(trainer).images == ()
+        report_epoch(trainer, run, 1, {"epoch": 1})
+        register_model(trainer, digest="b" * 64, name="m", backbone="b", metrics={}, data_digest="c" * 64)
+        note_model(trainer, run, 1, "b" * 64)
+        assert count_gate_use(trainer, run, "d" * 64) == 1
+        assert finish_run(trainer, run, 1, gate={}, promote_over=MODEL)
+        scheduled = queue_scheduled_run(trainer, {}, "schedule", least_labels=0)
+        assert scheduled is not None
+
+        # Then nobody lacked a right, and who asked may cancel and look
+        assert cancel_run(producer, scheduled, "archivist")
+        assert [event.kind for event in list_events(producer, run)][-1] == "done"
+        active = active_model(producer)
+        assert active is not None
+        assert active.digest == "b" * 64
+    finally:
+        for engine in engines.values():
+            engine.dispose()
+
+
 @pytest.mark.parametrize(
     ("login", "statement"),
     [
@@ -95,6 +144,14 @@ def test_an_archive_is_screened_and_read_under_the_roles(archive: Archive, stack
         ("gpu_host", "UPDATE batch SET state = 'cancelled'"),
         ("gpu_host", "INSERT INTO batch (name) VALUES ('x')"),
         ("gpu_host", "UPDATE model_version SET state = 'active'"),
+        ("trainer_host", "SELECT patient_ref FROM item"),
+        ("trainer_host", "SELECT labelled_by FROM label"),
+        ("trainer_host", "UPDATE item SET label = 'nv'"),
+        ("trainer_host", "INSERT INTO label (item_id) VALUES (1)"),
+        ("trainer_host", "UPDATE model_version SET metrics = '{}'"),
+        ("trainer_host", "DELETE FROM training_run"),
+        ("trainer_host", "DELETE FROM audit"),
+        ("archivist", "UPDATE training_run SET gate = '{}'"),
         ("archivist", "UPDATE audit SET actor = 'x'"),
         ("archivist", "DELETE FROM audit"),
         ("archivist", "TRUNCATE audit"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ from pydantic import ValidationError
 
 from db.errors import SettingsError
 from db.settings import read_settings
+from tests.stack import ROOT
 from worker.app import celery_settings
-from worker.contract import SCREEN_CHUNK, TRAIN_MODEL
+from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, TRAIN_MODEL
 from worker.failpoints import failpoint, no_failpoint
 from worker.settings import WorkerSettings
 
@@ -68,6 +72,7 @@ def test_celery_speaks_json_only_and_loses_no_message() -> None:
     assert celery["task_annotations"][SCREEN_CHUNK]["time_limit"] < 600
     assert celery["broker_transport_options"]["visibility_timeout"] == 600
     assert celery["task_routes"][TRAIN_MODEL] == {"queue": "training"}
+    assert celery["beat_schedule"] == {}
 
 
 def test_a_failpoint_needs_both_its_settings(tmp_path: Path) -> None:
@@ -77,3 +82,43 @@ def test_a_failpoint_needs_both_its_settings(tmp_path: Path) -> None:
     armed = failpoint(WorkerSettings(failpoint="after_claim", failpoint_file=tmp_path / "struck"))
     armed("after_commit")
     assert not (tmp_path / "struck").exists()
+
+
+def test_the_window_is_in_the_hospitals_time_and_may_cross_midnight() -> None:
+    night = WorkerSettings(window="20:00-06:00", timezone="Europe/Vienna")
+    day = WorkerSettings(window="09:00-17:00")
+
+    def at(clock: str) -> datetime:
+        return datetime.fromisoformat(f"2026-01-31T{clock}+00:00")
+
+    # Vienna is an hour ahead in winter
+    assert [night.is_in_window(at(clock)) for clock in ("18:59", "19:00", "23:30", "04:59", "05:00")] == [
+        *(False, True, True),
+        *(True, False),
+    ]
+    assert [day.is_in_window(at(clock)) for clock in ("08:59", "09:00", "16:59", "17:00")] == [False, True, True, False]
+    assert WorkerSettings().is_in_window(at("12:00"))
+
+
+@pytest.mark.parametrize("given", [{"window": "20-06"}, {"window": "25:00-06:00"}, {"timezone": "Vienna/Europe"}])
+def test_odd_hours_and_zones_are_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        WorkerSettings.model_validate(given)
+
+
+def test_a_crontab_becomes_a_schedule_and_an_odd_one_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = celery_settings(WorkerSettings(retrain_cron="30 2 * * sun", timezone="Europe/Vienna"))
+    entry = given["beat_schedule"]["retraining"]
+
+    assert entry["task"] == QUEUE_RETRAINING
+    assert given["task_routes"][QUEUE_RETRAINING] == {"queue": "training"}
+    assert given["timezone"] == "Europe/Vienna"
+    assert (entry["schedule"].hour, entry["schedule"].minute, entry["schedule"].day_of_week) == ({2}, {30}, {0})
+    monkeypatch.setenv("WORKER_RETRAIN_CRON", "99 2 * * sun")
+    started = subprocess.run(
+        [sys.executable, "-c", "import worker.app"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (started.returncode, started.stderr) == (
+        2,
+        "WORKER_RETRAIN_CRON: give five fields as cron has them, such as 0 2 * * sun.\n",
+    )
