@@ -291,6 +291,8 @@ def _gate(report: GateReport) -> str:
     decision = report.decision
     if decision is None:
         return "\n".join([*lines, f"{report.problem}\n"])
+    if not report.independent:
+        lines.append("The gate set is part of the candidate's own data, so the gate promotes nothing by itself.\n")
     lines.append(
         f"{decision.images:,} images of {decision.lesions:,} lesions, {decision.malignant_lesions} of them malignant; "
         f"{decision.draws:,} draws of lesions within their diagnosis. A difference below 0 is worse.\n"

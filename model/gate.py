@@ -105,6 +105,8 @@ class GateReport(BaseModel):
         active: Digest of the model the candidate was compared with.
         gate_set: Digest of the gate set's images, lesions and diagnoses.
         uses: How often this set was used, this time included: each use makes passing by luck a little likelier.
+        independent: Whether the gate set comes from elsewhere than what the candidate learned from. Otherwise labels
+            that misled the candidate mislead its judge as well, and a person must look at a "promote".
         decision: None where the two could not be compared.
         problem: Why they could not.
     """
@@ -114,13 +116,16 @@ class GateReport(BaseModel):
     active: str
     gate_set: str
     uses: int
+    independent: bool
     decision: GateDecision | None
     problem: str | None = None
 
     @property
     def verdict(self) -> Literal["refuse", "promote", "undecided"]:
-        """The decision's; "undecided" where there is none."""
-        return "undecided" if self.decision is None else self.decision.verdict
+        """The decision's; "undecided" where there is none, and where it may not be believed by itself."""
+        if self.decision is None or (self.decision.verdict == "promote" and not self.independent):
+            return "undecided"
+        return self.decision.verdict
 
 
 def judge_candidate(candidate: Verdicts, active: Verdicts, *, draws: int = DRAWS, seed: int = 0) -> GateDecision:

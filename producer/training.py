@@ -234,7 +234,8 @@ _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
 def _verdict(run: RunRow) -> str:
     if run.gate is None:
         return ""
-    return str((run.gate.get("decision") or {}).get("verdict", "undecided"))
+    said = (run.gate.get("decision") or {}).get("verdict", "undecided")
+    return "undecided" if said == "promote" and not run.gate.get("independent") else str(said)
 
 
 def _as_json(run: RunRow) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A training run: from a message to a model that the gate has judged."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,6 +29,7 @@ from model.artifact import artifact_path, install_artifact, read_manifest
 from model.build import BuildConfig, Workshop
 from model.card import write_gate
 from model.classifier import Classifier
+from model.crossfit import Verdicts
 from model.dataset import LabelledImage, digest_data
 from model.errors import ArchiveUnavailable, GateError, ModelError
 from model.gate import GateReport, judge_candidate
@@ -44,7 +45,7 @@ from worker.contract import RunCheck, RunRequest
 from worker.heartbeat import Heartbeat
 from worker.patience import insist
 from worker.register import register_manifest
-from worker.training_data import FrozenData, freeze_data
+from worker.training_data import FrozenData, freeze_data, read_gate_set
 
 #: A fold of five judges the model where it is not cross-validated.
 _FOLD: Final = 0
@@ -176,12 +177,14 @@ class _Training:
                 "The run asks for something that this program does not know: deploy its version."
             ) from None
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data = freeze_data(self.child.engine, self.child.settings, request.data, self.folder)
+        settings = self.child.settings
+        gate_set = read_gate_set(settings)
+        data = freeze_data(self.child.engine, settings, request.data, self.folder, gate_set or ())
         self._pause_point()
         self.tell(report_event, "data", {"images": len(data.rows), "digest": data.digest, "left_out": data.left_out})
         digest = self.run.model_digest or self._make_model(request, data)
         active = active_model(self.child.engine)
-        report = self._judge(digest, active, data)
+        report = self._judge(digest, active, data, gate_set)
         self.child.pass_step("after_gate")
         if report is not None:
             write_gate(artifact_path(self.child.store, digest), report)
@@ -223,17 +226,19 @@ class _Training:
         shutil.rmtree(packed, ignore_errors=True)
         return manifest.digest
 
-    def _judge(self, digest: str, active: ModelRow | None, data: FrozenData) -> GateReport | None:
+    def _judge(
+        self, digest: str, active: ModelRow | None, data: FrozenData, gate_set: Sequence[LabelledImage] | None
+    ) -> GateReport | None:
         if active is None or active.digest == digest:
             return None
-        rows = [row for row in data.rows if in_gate_set(row.lesion_id)]
-        gate_set = digest_data(rows)
+        rows = gate_set or [row for row in data.rows if in_gate_set(row.lesion_id)]
+        name = digest_data(rows)
         uses = insist(
-            lambda: count_gate_use(self.child.engine, self.run.id, gate_set),
+            lambda: count_gate_use(self.child.engine, self.run.id, name),
             seconds=self.child.settings.run_lease_seconds,
             until=self.child.stopping,
         )
-        described = {"active": active.digest, "gate_set": gate_set, "uses": uses}
+        described = {"active": active.digest, "gate_set": name, "uses": uses, "independent": gate_set is not None}
         try:
             candidate, before = (self._verdicts(one, rows) for one in (digest, active.digest))
             report = GateReport(**described, decision=judge_candidate(candidate, before))
@@ -242,7 +247,7 @@ class _Training:
         self.tell(report_event, "gate", {"verdict": report.verdict, "uses": uses})
         return report
 
-    def _verdicts(self, digest: str, rows: list[LabelledImage]) -> Any:
+    def _verdicts(self, digest: str, rows: Sequence[LabelledImage]) -> Verdicts:
         if not rows:
             raise GateError("None of the images belongs to the gate set: there is nothing to compare the models on.")
         classifier = Classifier.load(artifact_path(self.child.store, digest))

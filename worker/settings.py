@@ -53,6 +53,9 @@ class WorkerSettings(StrictSettings):
     timezone: str = "UTC"
     #: When beat asks for a retraining: minute, hour, day of month, month, day of week, as cron has them.
     retrain_cron: str | None = Field(default=None, pattern=r"^\S+( \S+){4}$")
+    #: A folder in HAM10000's layout on the training worker's host, whose gate set judges every candidate. Without one
+    #: a run is judged on the gate set of its own data, which wrong labels mislead as well: a person decides then.
+    gate_data: Path | None = None
     #: A scheduled run is queued only if so many confirmed diagnoses have come since the last run.
     retrain_min_labels: int = Field(default=100, ge=1)
     retrain_recipe: str = "default"

@@ -20,7 +20,7 @@ from model.errors import RejectedImage, TrainingDataError
 from model.images import decode_image
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
-from model.splits import FOLDS, assign_folds
+from model.splits import FOLDS, assign_folds, in_gate_set
 from worker.settings import WorkerSettings
 
 #: The frozen data set in the run's folder: what the images are, and nothing that names a patient or a file.
@@ -47,7 +47,36 @@ class FrozenData:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def freeze_data(engine: Engine, settings: WorkerSettings, source: str | None, folder: Path) -> FrozenData:
+def read_gate_set(settings: WorkerSettings) -> tuple[LabelledImage, ...] | None:
+    """Read the gate set that judges every candidate; images are named by their bytes.
+
+    Args:
+        settings: `gate_data` names its folder.
+
+    Returns:
+        Its images, or None where no folder is set.
+
+    Raises:
+        TrainingDataError: If the folder cannot be used, or an image cannot be read.
+    """
+    if settings.gate_data is None:
+        return None
+    rows = [row for row in _of_folder(settings.gate_data) if in_gate_set(row.lesion_id)]
+    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        checked = list(threads.map(partial(_check, by_digest=False), rows))
+    sound = tuple(row for row in checked if not isinstance(row, str))
+    if not sound or len(sound) < len(checked):
+        raise TrainingDataError("WORKER_GATE_DATA has no gate set, or images of it that cannot be read.")
+    return sound
+
+
+def freeze_data(
+    engine: Engine,
+    settings: WorkerSettings,
+    source: str | None,
+    folder: Path,
+    gate_set: Sequence[LabelledImage] = (),
+) -> FrozenData:
     """Read a run's data set, the one that its folder names where it names one.
 
     Images are named by their bytes: `image_id` of each row is the sha256 of its file.
@@ -57,6 +86,7 @@ def freeze_data(engine: Engine, settings: WorkerSettings, source: str | None, fo
         settings: Where this host has the archives.
         source: A folder in HAM10000's layout; None takes the ledger's confirmed diagnoses.
         folder: The run's.
+        gate_set: Images that no model may learn from, whatever their lesions are called here.
 
     Returns:
         The data set.
@@ -73,6 +103,9 @@ def freeze_data(engine: Engine, settings: WorkerSettings, source: str | None, fo
                 left_out[checked] += 1
             else:
                 sound.append(checked)
+    sound, known = _without(sound, gate_set)
+    if known:
+        left_out["in_gate_set"] += known
     frozen = folder / DATA_FILE
     if frozen.exists():
         sound = _thaw(frozen, sound)
@@ -126,6 +159,14 @@ def _check(row: LabelledImage, *, by_digest: bool) -> LabelledImage | str:
     if by_digest and digest != row.image_id:
         return "changed_since_screened"
     return replace(row, image_id=digest)
+
+
+def _without(rows: list[LabelledImage], gate_set: Sequence[LabelledImage]) -> tuple[list[LabelledImage], int]:
+    """Take images of the gate set out, with all images of their lesions."""
+    judged = {row.image_id for row in gate_set}
+    lesions = {row.lesion_id for row in rows if row.image_id in judged}
+    kept = [row for row in rows if row.lesion_id not in lesions or in_gate_set(row.lesion_id)]
+    return kept, len(rows) - len(kept)
 
 
 def _insist_on_classes(rows: Sequence[LabelledImage]) -> None:

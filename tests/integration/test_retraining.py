@@ -127,7 +127,7 @@ def test_a_death_at_each_step_of_saving_leaves_the_old_model_active_until_the_la
             connection.execute(text("UPDATE training_run SET heartbeat = heartbeat - 3600, crashes = 0"))
         return subprocess.run(
             [sys.executable, "-c", ATTEMPT],
-            env=stack.environment | settings,
+            env=stack.environment | {"WORKER_GATE_DATA": str(tmp_path / "data")} | settings,
             cwd=ROOT,
             capture_output=True,
             text=True,

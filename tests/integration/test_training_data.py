@@ -12,10 +12,12 @@ from sqlalchemy import text
 
 from db.labels import LabelRow, add_labels
 from db.tables import CLASSES
+from model.dataset import METADATA_FILE
 from model.errors import TrainingDataError
-from tests.labelled import draw_labelled
+from model.splits import in_gate_set
+from tests.labelled import LESIONS, draw_labelled
 from worker.settings import WorkerSettings
-from worker.training_data import DATA_FILE, freeze_data
+from worker.training_data import DATA_FILE, freeze_data, read_gate_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,3 +143,25 @@ def test_a_folder_is_read_where_it_can_be_and_an_archive_where_this_host_has_it(
     mapped = WorkerSettings(archive_roots={"elsewhere": str(archive.root)})
     (tmp_path / "y").mkdir()
     assert len(freeze_data(archive.engine, mapped, None, tmp_path / "y").rows) == IMAGES
+
+
+def test_the_gate_sets_images_are_not_learned_from_whatever_their_lesions_are_called(
+    archive: Archive, tmp_path: Path
+) -> None:
+    # Given a data folder that holds images of the gate set under names of its own
+    draw_labelled(tmp_path / "judge")
+    settings = WorkerSettings(gate_data=tmp_path / "judge")
+    gate_set = read_gate_set(settings)
+    assert gate_set
+    draw_labelled(tmp_path / "data")
+    table = tmp_path / "data" / METADATA_FILE
+    table.write_text(table.read_text(encoding="utf-8").replace("lesion-", "other-"), encoding="utf-8")
+
+    # If it is frozen
+    frozen = freeze_data(archive.engine, settings, str(tmp_path / "data"), tmp_path, gate_set)
+
+    # Then none of what is learned from is one of them
+    learned = {row.image_id for row in frozen.rows if not in_gate_set(row.lesion_id)}
+    assert not learned & {row.image_id for row in gate_set}
+    assert frozen.left_out["in_gate_set"] > 0
+    assert len(frozen.rows) + frozen.left_out["in_gate_set"] == 7 * LESIONS

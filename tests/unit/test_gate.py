@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from model.bootstrap import LesionBootstrap
 from model.crossfit import Verdicts
 from model.errors import GateError
-from model.gate import LEVEL, MARGINS, GateDecision, GateFigure, _holm, judge_candidate
+from model.gate import LEVEL, MARGINS, GateDecision, GateFigure, GateReport, _holm, judge_candidate
 from model.labels import CLASSES, MALIGNANT_INDEX
 from model.metadata import PatientMetadata
 
@@ -203,3 +204,17 @@ def test_a_stratified_draw_holds_as_many_lesions_of_each_kind_as_there_are() -> 
     # And draws differ
     assert len(np.unique(bootstrap.weights, axis=0)) == 50
     assert set(bootstrap.once().weights[0]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "independent", "told"),
+    [("promote", True, "promote"), ("promote", False, "undecided"), ("refuse", False, "refuse")],
+)
+def test_a_gate_set_of_the_candidates_own_data_promotes_nothing_by_itself(
+    verdict: Literal["refuse", "promote"], independent: bool, told: str
+) -> None:
+    decision = GateDecision(verdict=verdict, reasons=(), images=1, lesions=1, malignant_lesions=1, draws=1, seed=0)
+    described: dict[str, Any] = {"active": "a", "gate_set": "g", "uses": 1}
+
+    assert GateReport(**described, independent=independent, decision=decision).verdict == told
+    assert GateReport(**described, independent=True, decision=None, problem="why").verdict == "undecided"
