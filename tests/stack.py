@@ -104,6 +104,15 @@ class Stack:
             check=False,
         )
 
+    def hold(self) -> dict[str, str]:
+        """Make the settings of a worker that stops in the middle of its first chunk, one batch of it recorded."""
+        (self.folder / "hold").touch()
+        return {"LIGHT_HOLD": str(self.folder / "hold"), "WORKER_RECORD_SECONDS": "0.001"}
+
+    def let_go(self) -> None:
+        """Let what is held go on."""
+        (self.folder / "hold").unlink()
+
     def log(self, name: str) -> str:
         """Read what a process wrote so far."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8")

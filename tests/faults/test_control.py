@@ -143,13 +143,14 @@ def test_a_paused_batchs_running_chunk_is_finished_and_the_next_waits(archive: A
     rows = archive.draw(72)
     batch = archive.load(rows[:24], rows[24:48], rows[48:])
     stack.start_feeder()
-    stack.start_worker(LIGHT_SECONDS="0.3", WORKER_RECORD_SECONDS="0.1")
+    stack.start_worker(**stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If the batch is paused
     pause_batch(archive.engine, batch, "me")
     attempts = archive.number("SELECT sum(attempt) FROM chunk")
     running = archive.number("SELECT count(*) FROM chunk WHERE state = 'running'")
+    stack.let_go()
 
     # Then what runs is finished, and nothing else was begun when the worker has long been idle
     stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'running'") == 0)
@@ -168,13 +169,14 @@ def test_a_cancelled_batchs_worker_writes_nothing_more(archive: Archive, stack: 
     # Given a worker in the middle of a long chunk
     batch = archive.load(archive.draw(160))
     stack.start_feeder()
-    stack.start_worker(LIGHT_SECONDS="0.3", WORKER_RECORD_SECONDS="0.1")
+    stack.start_worker(**stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If the batch is cancelled
     cancel_batch(archive.engine, batch, "me")
     results = archive.number("SELECT count(*) FROM result")
     (chunk,) = archive.chunks(batch)
+    stack.let_go()
 
     # Then its worker finds out, has written nothing since, and no crash is charged
     stack.await_log("w1", '"ending": "lease_lost"')

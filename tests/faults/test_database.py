@@ -54,11 +54,12 @@ def test_c1_a_database_that_is_down_for_a_while_costs_time_only(
     )
     try:
         stack.start_feeder()
-        worker = stack.start_worker(LIGHT_SECONDS="0.3", WORKER_RECORD_SECONDS="0.1")
+        worker = stack.start_worker(**stack.hold())
         stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
         # If the database is killed, and stays away until both have noticed more than once, past a lease
         mortal_postgres.kill()
+        stack.let_go()
         stack.until(lambda: all(stack.log(name).count("database is away") > 3 for name in ("w1", "feeder")))
         mortal_postgres.start()
 
@@ -143,11 +144,12 @@ def test_c3_a_full_disk_under_sqlite_is_waited_out(
     stack = stack_of(f"sqlite:///{disk / 'ledger.sqlite'}", redis_url, tmp_path / "logs")
     try:
         stack.start_feeder()
-        stack.start_worker(LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1")
+        stack.start_worker(**stack.hold())
         stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
         # If the disk is full
         ballast = fill(disk)
+        stack.let_go()
         stack.await_log("w1", "database is away")
 
         # Then that is said, the ledger is true, and it goes on when there is room
@@ -178,11 +180,12 @@ def test_c3_a_full_disk_under_postgresql_is_waited_out(
         batch = archive.load(archive.draw(160))
         stack = stack_of(server.url("postgres"), redis_url, tmp_path / "logs")
         stack.start_feeder()
-        stack.start_worker(LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1")
+        stack.start_worker(**stack.hold())
         stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
         # If the disk is full
         ballast = fill(data)
+        stack.let_go()
         stack.await_log("w1", "database is away")
 
         # Then that is said, and it goes on when there is room
@@ -236,12 +239,13 @@ def test_c3_a_full_disk_under_models_and_temporary_files_is_waited_out(
     stack.environment |= {"LESION_SCREEN_STORE": str(disk / "store"), "TMPDIR": str(disk)}
     batch = archive.load(archive.draw(64))
     stack.start_feeder()
-    stack.start_worker(LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1")
+    stack.start_worker(**stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If the disk is full, and a model is to be installed
     ballast = fill(disk)
     refused = stack.register_model()
+    stack.let_go()
 
     # Then that is said in a sentence, nothing of it is in the store or the ledger, and screening needs neither
     assert (refused.returncode, refused.stdout) == (3, "")
@@ -277,13 +281,14 @@ def test_c4_a_worker_that_is_cut_off_from_the_database_writes_nothing_afterwards
     folder = way.listener.getsockname().rpartition("/")[0]
     try:
         stack.start_feeder()
-        zombie = {"DB_URL": through(folder, postgres_archive.engine), "LIGHT_SECONDS": "0.4"}
-        stack.start_worker("zombie", WORKER_RECORD_SECONDS="0.1", **zombie)
+        zombie = {"DB_URL": through(folder, postgres_archive.engine)}
+        stack.start_worker("zombie", **zombie, **stack.hold())
         stack.until(lambda: postgres_archive.number("SELECT count(*) FROM result") > 0)
 
         # If that way swallows everything, or the answers alone, and another worker comes
         open_way = way.passable if lost == "everything" else way.audible
         open_way.clear()
+        stack.let_go()
         stack.start_worker("heir")
         # A transaction that was cut in its middle holds its locks until the server ends it, after 30 s.
         stack.until(lambda: postgres_archive.counts(batch).open == 0, 90)
@@ -316,11 +321,12 @@ def test_c4_a_worker_that_is_cut_off_from_redis_finishes_what_it_has(
     try:
         cut_off = {"WORKER_BROKER_URL": redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")}
         stack.start_feeder()
-        stack.start_worker("far", LIGHT_SECONDS="0.4", WORKER_RECORD_SECONDS="0.1", **cut_off)
+        stack.start_worker("far", **cut_off, **stack.hold())
         stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
         # If that way swallows everything, and another worker comes
         proxy.passable.clear()
+        stack.let_go()
         stack.start_worker("near")
         stack.until(lambda: archive.counts(batch).open == 0, 60)
 
@@ -398,7 +404,7 @@ def test_c6_a_migration_in_the_middle_lets_old_workers_go_on_and_no_new_one_begi
     rows = archive.draw(96)
     batch = archive.load(rows[:48], rows[48:])
     stack.start_feeder()
-    stack.start_worker("old", LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1")
+    stack.start_worker("old", **stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If a newer program expands the schema
@@ -406,6 +412,7 @@ def test_c6_a_migration_in_the_middle_lets_old_workers_go_on_and_no_new_one_begi
         known = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
         connection.execute(text("ALTER TABLE item ADD COLUMN newer INTEGER"))
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    stack.let_go()
 
     # Then the old worker goes on to the end, and another old one stops with a sentence
     late = stack.start_worker("late")
@@ -426,12 +433,13 @@ def test_c7_an_archive_that_is_unmounted_in_the_middle_rejects_nothing(archive: 
     rows = archive.draw(96)
     batch = archive.load(*(rows[start : start + 32] for start in range(0, 96, 32)))
     stack.start_feeder()
-    stack.start_worker(LIGHT_SECONDS="0.2", WORKER_RECORD_SECONDS="0.1", WORKER_DECODED_IMAGES="8")
+    stack.start_worker(WORKER_DECODED_IMAGES="8", **stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If the archive goes away
     away = archive.root.with_name("away")
     archive.root.rename(away)
+    stack.let_go()
     stack.await_log("w1", '"ending": "archive_away"')
 
     # Then no image pays for it, and all are done when it is back

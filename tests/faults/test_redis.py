@@ -123,13 +123,14 @@ def test_b5_a_message_that_comes_again_while_the_first_run_goes_on_changes_nothi
     with Doorbell(redis_server.url) as doorbell:
         doorbell.ring(honest(archive, batch))
         for name in ("w1", "w2"):
-            stack.start_worker(name, LIGHT_SECONDS="0.5", WORKER_RECORD_SECONDS="0.1")
+            stack.start_worker(name, **stack.hold())
         stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
         # If its message is delivered again, and again
         for _ in range(10):
             doorbell.ring(honest(archive, batch))
         stack.until(lambda: doorbell.queue_depth() == 0)
+    stack.let_go()
     stack.until(lambda: archive.counts(batch).open == 0)
 
     # Then there was one run

@@ -45,11 +45,12 @@ def test_a1_a_killed_workers_chunk_is_taken_over_by_another(archive: Archive, st
     # Given a slow worker in the middle of a chunk
     batch = archive.load(archive.draw(64))
     stack.start_feeder()
-    victim = stack.start_worker("victim", LIGHT_SECONDS="0.5", WORKER_RECORD_SECONDS="0.1")
+    victim = stack.start_worker("victim", **stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If it is killed with all its children and another one listens
     os.killpg(victim.pid, signal.SIGKILL)
+    stack.let_go()
     stack.start_worker("heir")
     stack.until(lambda: archive.counts(batch).open == 0)
 
@@ -121,20 +122,21 @@ def test_a4_a_worker_told_to_stop_gives_its_chunk_back(
     batch = archive.load(archive.draw(200))
     remap = {"REMAP_SIGTERM": "SIGQUIT"} if remapped else {}
     feeder = stack.start_feeder()
-    worker = stack.start_worker(LIGHT_SECONDS="0.3", WORKER_RECORD_SECONDS="0.1", WORKER_SHUTDOWN_SECONDS="2", **remap)
+    worker = stack.start_worker(**stack.hold(), **remap)
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
     feeder.terminate()
 
     # If it gets SIGTERM, or the impatient send another one
     for _ in range(signals):
         worker.terminate()
-    stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'open'") == 1, 5)
+    stack.let_go()
+    stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'open'") == 1)
 
     # Then it ends, what it did is recorded, the rest is open, and no crash is charged
-    worker.wait(10)
+    worker.wait(40)
     counts = archive.counts(batch)
     assert counts.done + counts.open == 200
-    assert counts.done >= 16
+    assert counts.done > 8
     assert archive.number("SELECT crashes FROM chunk") == 0
 
 
