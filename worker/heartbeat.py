@@ -24,12 +24,24 @@ class Heartbeat:
         extend: Extends the lease; raises `LeaseLost` where it is gone.
         every: Seconds between two beats.
         stall: Without progress for so many seconds the lease is let run out.
-        held: What is held, for the logs: ids and numbers.
+        attempt: The claim's attempt, for the logs, as the next two are.
+        chunk: The chunk that is held.
+        run: The training run that is held.
     """
 
-    def __init__(self, extend: Callable[[], None], *, every: float, stall: float, **held: int) -> None:
+    def __init__(
+        self,
+        extend: Callable[[], None],
+        *,
+        every: float,
+        stall: float,
+        attempt: int,
+        chunk: int | None = None,
+        run: int | None = None,
+    ) -> None:
         self._extend = extend
-        self._every, self._stall, self._held = every, stall, held
+        self._every, self._stall = every, stall
+        self._attempt, self._chunk, self._run = attempt, chunk, run
         self._stop = threading.Event()
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -70,7 +82,7 @@ class Heartbeat:
             pause = self._every
             if time.monotonic() - self._progress > self._stall:
                 # A worker that hangs must look dead to the others.
-                _log.error("no progress, lease not extended", **self._held)
+                _log.error("lease not extended", chunk=self._chunk, run=self._run, attempt=self._attempt)
                 continue
             try:
                 self._extend()
