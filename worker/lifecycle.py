@@ -7,7 +7,8 @@ import mmap
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -32,6 +33,9 @@ _STOP: Final = mmap.mmap(-1, 1)
 
 _log = structlog.get_logger()
 
+#: Signals that told this child alone to end while it worked.
+_told: Final[list[int]] = []
+
 _child: "Child | None" = None
 
 #: The Celery node's name, set in the parent and inherited by the children.
@@ -44,8 +48,31 @@ def announce_stop() -> None:
 
 
 def stopping() -> bool:
-    """Say whether the worker is to stop."""
-    return _STOP[0] == 1
+    """Say whether the worker, or this child of it, is to stop."""
+    return _STOP[0] == 1 or bool(_told)
+
+
+@contextmanager
+def giving_back_first() -> Iterator[None]:
+    """Let the task in hand give its work back before a signal ends this child.
+
+    A second SIGTERM within a shutdown, and a task revoked from Flower, make Celery end a busy child by a signal, which
+    would cost its chunk the rest of the lease and count as a crash. A child that hangs is ended by SIGKILL all the
+    same: Celery's time limit sends it 0.1 s after the first signal.
+    """
+
+    def note(number: int, _frame: object) -> None:
+        _told.append(number)
+
+    ending = [n for n in (signal.SIGTERM, signal.SIGQUIT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in ending}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if _told:
+            os.kill(os.getpid(), _told[0])
 
 
 @setup_logging.connect

@@ -8,7 +8,7 @@ from celery import shared_task
 
 from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, TRAIN_MODEL
 from worker.errors import TaskFailed
-from worker.lifecycle import current_child
+from worker.lifecycle import current_child, giving_back_first
 
 _log = structlog.get_logger()
 
@@ -58,7 +58,8 @@ def queue_retraining_task() -> None:
 
 def _run(what: str, work: Callable[[], object]) -> None:
     try:
-        work()
+        with giving_back_first():
+            work()
     except Exception as error:  # noqa: BLE001 - the edge, see below
         # Celery sends an exception's text to Flower, and this one may quote a row or a path.
         _log.exception("task failed", task=what)

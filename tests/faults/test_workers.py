@@ -126,9 +126,12 @@ def test_a4_a_worker_told_to_stop_gives_its_chunk_back(
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
     feeder.terminate()
 
-    # If it gets SIGTERM, or the impatient send another one
-    for _ in range(signals):
+    # If it gets SIGTERM, or the impatient send another one, which makes Celery end the busy child by a signal
+    worker.terminate()
+    if signals > 1:
+        stack.await_log("w1", "Initiating Soft Shutdown")
         worker.terminate()
+        stack.await_log("w1", "Waiting gracefully")
     stack.let_go()
     stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'open'") == 1)
 
