@@ -132,7 +132,12 @@ def card(folder: Path | None) -> None:
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_model
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
+@click.option(
+    "--plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for confusion.png, roc.png and reliability.png.",
+)
+def evaluate(data: Path, folder: Path | None, as_json: bool, plots: Path | None) -> None:
     """Judge a model on labelled images.
 
     DATA is a folder in HAM10000's layout; every figure stands with its 95 % interval by lesion.
@@ -155,6 +160,10 @@ def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
     with Progress(console=Console(stderr=True)) as bars:
         scoring = bars.add_task("Scoring", total=len(rows))
         verdicts = judge_images(classifier, rows, lambda count: bars.advance(scoring, count))
+    if plots is not None:
+        from model.plots import write_evaluation
+
+        write_evaluation(verdicts, plots)
     found = evaluate_verdicts(verdicts)
     click.echo(found.model_dump_json(indent=1) if as_json else evaluation_tables(found))
     training = classifier.manifest.training
@@ -280,3 +289,14 @@ def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int,
         held_out = workshop.cross_validate(folds or range(FOLDS))
     _, evaluation = evaluate_out_of_fold(held_out)
     click.echo(evaluation.model_dump_json(indent=1))
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The PNG.")
+def curves(run: Path, out: Path) -> None:
+    """Plot the learning curves of a RUN folder, of all its parts that have trained an epoch."""
+    from model.plots import plot_curves, read_curves, write_figure
+
+    write_figure(plot_curves(read_curves(run)), out)
+    click.echo(f"Wrote {out}.")

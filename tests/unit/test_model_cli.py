@@ -14,7 +14,7 @@ from model.calibration import posterior
 from model.classifier import Classifier
 from model.cli import main
 from model.dataset import read_labels
-from model.images import encode_image
+from model.images import decode_image, encode_image
 from model.judging import judge_images
 from model.labels import CLASSES
 from model.report import Evaluation
@@ -135,6 +135,32 @@ def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Pat
     again = posterior(logits, verdicts.prior, classifier.manifest.calibration.temperature)
     assert again == pytest.approx(verdicts.posteriors, abs=1e-6)
     # And people get tables, and are told what the model was trained on
-    shown = CliRunner().invoke(main, asked)
+    shown = CliRunner().invoke(main, [*asked, "--plots", str(tmp_path / "plots" / "new")])
     assert "| malignant ROC AUC |" in shown.stdout
     assert "was trained on: noise" in shown.stderr
+    # And the plots they asked for
+    names = {path.name for path in (tmp_path / "plots" / "new").iterdir()}
+    assert names == {"confusion.png", "roc.png", "reliability.png"}
+
+
+def test_the_curves_of_a_run_are_plotted_and_a_run_without_any_is_said_plainly(tmp_path: Path) -> None:
+    # Given a run of two epochs, and a folder without one
+    (tmp_path / "run" / "fold-0").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    rows = [
+        {"epoch": 1, "size": 32, "loss": 2.0, "seconds": 1.0},
+        {"epoch": 2, "size": 64, "loss": 1.0, "seconds": 1.0},
+    ]
+    (tmp_path / "run" / "fold-0" / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    # If both are asked for
+    out = str(tmp_path / "curves.png")
+    drawn = CliRunner().invoke(main, ["curves", str(tmp_path / "run"), "--out", out])
+    missing = CliRunner().invoke(main, ["curves", str(tmp_path / "empty"), "--out", str(tmp_path / "none.png")])
+
+    # Then the first is there, and the second is one sentence
+    assert drawn.exit_code == 0
+    assert decode_image(Path(out).read_bytes(), (850, 500)).std() > 0
+    assert missing.exit_code == 2
+    assert missing.stderr == "lesion-model: The run folder holds no learning curve: no epoch has ended in it.\n"
+    assert not (tmp_path / "none.png").exists()
