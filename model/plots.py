@@ -1,4 +1,4 @@
-"""Draws figures as PNG: learning curves, confusion matrix, ROC and reliability; nothing else imports matplotlib."""
+"""Draws figures as PNG: curves, confusion, ROC, reliability, maps over images; nothing else imports matplotlib."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -210,6 +211,30 @@ def _draw_bins(
     axes[0].errorbar(means, shares, reach, fmt=f"-{marker}", color=colour, markersize=5, linewidth=1.5, label=label)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     axes[1].stairs(counts, edges, color=colour, linewidth=1.5, baseline=0.5, linestyle="--" if marker == "s" else "-")
+
+
+def plot_overlays(pixels: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float32]]) -> Figure:
+    """Show an image, and beside it each map laid over it.
+
+    Args:
+        pixels: `(height, width, 3)` uint8 RGB.
+        maps: `(height, width)` float32 in [0, 1] each, by title, from `model.explain.spread_map`.
+    """
+    height, width, _ = pixels.shape
+    panels = 1 + len(maps)
+    figure = Figure((panels * width / _DPI + 1.2, height / _DPI + 0.6), _DPI, layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for one, title in zip(axes, ("image", *maps), strict=True):
+        one.imshow(pixels)
+        one.set(title=title, xticks=[], yticks=[])
+        one.spines[:].set_visible(b=False)
+    for one, heat in zip(axes[1:], maps.values(), strict=True):
+        # Clear where the map is low, so that the skin is seen; viridis is read with any colour vision.
+        shown = one.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.7 * heat)
+    figure.colorbar(
+        ScalarMappable(shown.norm, shown.cmap), ax=axes, label="share of the map's maximum", pad=0.01, shrink=0.9
+    )
+    return figure
 
 
 def _start(width: float, height: float) -> tuple[Figure, Axes]:

@@ -55,15 +55,18 @@ def test_the_attention_is_the_networks_own_and_each_images_map_is_its_own(
 
 
 def test_grad_cam_weighs_each_channel_by_its_mean_gradient_and_keeps_what_speaks_for_the_class() -> None:
-    # Given a channel that speaks for the class in one place, and one that speaks against it in another
-    features = np.zeros((1, 2, 2, 2), np.float32)
-    features[0, 0, 0, 0], features[0, 1, 1, 1] = 3.0, 5.0
-    gradient = np.zeros((1, 2, 2, 2), np.float32)
-    gradient[..., 0] = [[4.0, 0.0], [0.0, 0.0]]
-    gradient[..., 1] = -2.0
+    # Given a channel that speaks for the class in one place, one that speaks against it in another, and a second image
+    # of which neither speaks
+    features = np.zeros((2, 2, 2, 2), np.float32)
+    features[:, 0, 0, 0], features[:, 1, 1, 1] = 3.0, 5.0
+    gradient = np.zeros((2, 2, 2, 2), np.float32)
+    gradient[0, ..., 0] = [[4.0, 0.0], [0.0, 0.0]]
+    gradient[0, ..., 1] = -2.0
 
-    # Then the first is marked by its mean gradient times its value, and the second is not
-    assert np.asarray(weigh_features(features, gradient))[0].tolist() == [[3.0, 0.0], [0.0, 0.0]]
+    # Then the first is marked by its mean gradient times its value, and nothing else is
+    marked, unmarked = np.asarray(weigh_features(features, gradient)).tolist()
+    assert marked == [[3.0, 0.0], [0.0, 0.0]]
+    assert unmarked == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_grad_cam_agrees_with_the_change_of_the_logit(built_network: Explainer) -> None:
