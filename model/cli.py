@@ -233,13 +233,7 @@ def evaluate(data: Path, folder: Path | None, as_json: bool, plots: Path | None)
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_model
 @click.option("--images", "count", default=150, show_default=True, type=click.IntRange(2), help="Of as many lesions.")
-@click.option(
-    "--fill",
-    type=click.Choice(["border", "blur"]),
-    default="border",
-    show_default=True,
-    help="What deleted pixels become: the colour of the image's border, or its blur.",
-)
+@click.option("--fill", type=click.Choice(["border", "blur"]), default="border", help="What is put where it deletes.")
 @click.option("--seed", default=0, show_default=True, help="Which images, and which random orders.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def deletion_test(

@@ -161,7 +161,7 @@ def plot_reliability(verdicts: Verdicts) -> Figure:
     Both at temperature 1 and calibrated, over the bins of the calibration error with at least five images; below, how
     many images a bin holds. The bars take the images for independent.
     """
-    figure = Figure((10.5, 7), _DPI, layout="constrained")
+    figure = Figure((10.5, 7.5), _DPI, layout="constrained")
     figure.suptitle(f"Reliability before and after temperature scaling: {len(verdicts.labels):,} images")
     malignant = np.isin(verdicts.labels, MALIGNANT_INDEX)
     axes = figure.subplots(2, 2, sharex="col", height_ratios=(3, 1))
@@ -178,14 +178,15 @@ def plot_reliability(verdicts: Verdicts) -> Figure:
         top = posteriors.argmax(axis=1) == verdicts.labels
         _draw_bins(axes[:, 0], posteriors.max(axis=1), top, name, colour, marker)
         _draw_bins(axes[:, 1], posteriors[:, MALIGNANT_INDEX].sum(axis=1), malignant, name, colour, marker)
-    axes[0, 0].set(title="argmax of the posterior", ylabel="share that is right")
-    axes[0, 1].set(title="malignant score", ylabel="share that is malignant")
-    axes[1, 0].set(xlabel="confidence")
-    axes[1, 1].set(xlabel="score")
+    axes[0, 0].set(ylabel="share that is right")
+    axes[0, 1].set(ylabel="share that is malignant")
+    axes[1, 0].set(xlabel="confidence: the posterior's largest")
+    axes[1, 1].set(xlabel="malignant score")
     for one in axes[0]:
         one.plot([0, 1], [0, 1], ":", color="#999999", label="calibrated")
+        # Above the panel: any corner of it may hold a point.
         title = f"bins of {LEAST_IN_BIN} images or more; bars: 95 % Wilson"
-        one.legend(loc="upper left", title=title, alignment="left", edgecolor="none")
+        one.legend(loc="lower left", bbox_to_anchor=(0, 1), title=title, alignment="left", frameon=False)
     return figure
 
 
@@ -208,7 +209,7 @@ def _draw_bins(
     label = f"{name}: calibration error {expected_calibration_error(confidences, correct):.3f}"
     # Of no image or all of them, a bound lies a rounding error on the wrong side of the share.
     reach = np.maximum([shares - lows, highs - shares], 0)
-    axes[0].errorbar(means, shares, reach, fmt=f"-{marker}", color=colour, markersize=5, linewidth=1.5, label=label)
+    axes[0].errorbar(means, shares, reach, fmt=f"-{marker}", color=colour, markersize=5, elinewidth=1, label=label)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     axes[1].stairs(counts, edges, color=colour, linewidth=1.5, baseline=0.5, linestyle="--" if marker == "s" else "-")
 
