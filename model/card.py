@@ -35,7 +35,7 @@ def model_card(manifest: Manifest, gate: GateReport | None = None) -> str:
         _operating_point(manifest, found),
         _referral(manifest, found),
         _subgroups(found),
-        *([] if found.explanation is None else [_explanation(manifest, found.explanation)]),
+        *([] if found.explanation is None else [explanation_section(manifest, found.explanation)]),
         *([_trials(found)] if found.trials else []),
         *([] if gate is None else [_gate(gate)]),
         _LIMITS,
@@ -240,20 +240,30 @@ interval of a sensitivity says little.
 {_table((*header, "sensitivity", "specificity", "referred"), rows)}"""
 
 
-def _explanation(manifest: Manifest, found: Explanation) -> str:
+def explanation_section(manifest: Manifest, found: Explanation) -> str:
+    """Write the deletion test in Markdown, with what it says of the attention map."""
     names = {"attention": f"{manifest.network.attention} soft attention", "grad_cam": "Grad-CAM (baseline)"}
     names["centre"] = "from the middle outwards (knows nothing of the model)"
     rows = [
-        (names[name], f"{figures.area:.3f}", f"{figures.less_than_random:.3f}") for name, figures in found.maps.items()
+        (
+            names[name],
+            f"{figures.area:.3f}",
+            f"{figures.less_than_random:.3f}",
+            "" if figures.attention_minus is None else f"{figures.attention_minus:.3f}",
+        )
+        for name, figures in found.maps.items()
     ]
+    if found.random is not None:
+        rows.append(("random", f"{found.random:.3f}", "", ""))
+    become = {"border": "take the colour of the image's border", "blur": "are blurred away"}[found.fill]
+    header = ("order", "area under the curve", "less than random order", "attention's area minus this one's")
     return f"""## What the maps point at
 
-Deletion test on {found.images} images: pixels take the colour of the image's border in the order of the map, and the \
-support of the
-diagnosis falls. A smaller area means the map finds earlier what the model uses; one that does no better than random is
-no explanation. {_conclude(found)}
+Deletion test on {found.images} images, each of another lesion: pixels {become} in the order of the map, and the
+probability of the diagnosis falls. A smaller area means the map finds earlier what the model uses; one that does no
+better than random is no explanation. {_conclude(found)}
 
-{_table(("order", "area under the curve", "less than random order"), rows)}"""
+{_table(header, rows)}"""
 
 
 def _conclude(found: Explanation) -> str:
@@ -270,14 +280,16 @@ def _verdicts(found: Explanation) -> Iterator[str]:
         yield "Here the attention map points away from what the model uses: do not read it as an explanation."
     else:
         yield "Here the attention map is no better than chance, within the noise: do not read it as an explanation."
-    others = {"grad_cam": "Grad-CAM", "centre": "the plain order from the middle outwards"}
-    better = [
-        words
-        for name, words in others.items()
-        if name in found.maps and (found.maps[name].area.value or 0) < (attention.area.value or 0)
-    ]
-    if better:
-        yield f"Did better: {', '.join(better)}."
+    for name, words in (("grad_cam", "Grad-CAM"), ("centre", "The plain order from the middle outwards")):
+        against = found.maps[name].attention_minus if name in found.maps else None
+        if against is None or against.low is None or against.high is None:
+            continue
+        if against.low > 0:
+            yield f"{words} does better."
+        elif against.high < 0:
+            yield f"{words} does worse."
+        else:
+            yield f"{words} does no better and no worse, within the noise."
 
 
 def _gate(report: GateReport) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -61,12 +61,22 @@ _model = click.option(
 )
 
 
+def _images_of_a_patient(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what `predict` and `explain` share."""
+    images = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for option in (
+        click.option("--localization", help="Site of the lesion, in HAM10000's or the ISIC Archive's words."),
+        click.option("--sex", help="female or male."),
+        click.option("--age", type=click.FloatRange(0, 130), help="Years; the same patient for all images."),
+        _model,
+        click.argument("images", nargs=-1, required=True, type=images),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_model
-@click.option("--age", type=click.FloatRange(0, 130), help="Years; the same patient for all images.")
-@click.option("--sex", help="female or male.")
-@click.option("--localization", help="Site of the lesion, in HAM10000's or the ISIC Archive's words.")
+@_images_of_a_patient
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def predict(
@@ -109,6 +119,51 @@ def _answer(classifier: Classifier, path: Path, patient: PatientMetadata) -> dic
     return {**dataclasses.asdict(prediction), "probabilities": probabilities, "model": classifier.digest}
 
 
+@main.command()
+@_images_of_a_patient
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the PNGs.")
+@click.pass_context
+def explain(
+    context: click.Context,
+    images: tuple[Path, ...],
+    folder: Path | None,
+    age: float | None,
+    sex: str | None,
+    localization: str | None,
+    out: Path,
+) -> None:
+    """Show where a model looked in IMAGES: NAME-explained.png has the image, its attention and Grad-CAM side by side.
+
+    Whether a map says what the model uses is another question: `lesion-model deletion-test` asks it. Exits with 1
+    where an image could not be read.
+    """
+    from model.artifact import shipped_artifact
+    from model.explain import Explainer, explain_image
+    from model.images import read_image_bytes
+    from model.metadata import PatientMetadata
+    from model.plots import plot_overlays, write_figure
+
+    if len({path.stem for path in images}) < len(images):
+        raise click.UsageError("Two images have one name, and so would their PNGs: explain them apart.")
+    explainer = Explainer.load(folder or shipped_artifact())
+    patient = PatientMetadata(age=age, sex=sex, localization=localization)
+    out.mkdir(parents=True, exist_ok=True)
+    rejected = False
+    for path in images:
+        try:
+            data = read_image_bytes(path.parent, path.name, max_bytes=MAX_IMAGE_BYTES)
+            pixels, maps = explain_image(explainer, data, patient)
+        except RejectedImage as error:
+            rejected = True
+            click.echo(f"{path}: not explained ({error.reason.value})")
+            continue
+        target = out / f"{path.stem}-explained.png"
+        write_figure(plot_overlays(pixels, maps), target)
+        click.echo(f"{path}: {target}")
+    if rejected:
+        context.exit(SOME_FAILED)
+
+
 def _sentence(answer: dict[str, Any]) -> str:
     if "rejected" in answer:
         return f"{answer['image']}: rejected ({answer['rejected']})"
@@ -132,7 +187,12 @@ def card(folder: Path | None) -> None:
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_model
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
+@click.option(
+    "--plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for confusion.png, roc.png and reliability.png.",
+)
+def evaluate(data: Path, folder: Path | None, as_json: bool, plots: Path | None) -> None:
     """Judge a model on labelled images.
 
     DATA is a folder in HAM10000's layout; every figure stands with its 95 % interval by lesion.
@@ -155,6 +215,10 @@ def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
     with Progress(console=Console(stderr=True)) as bars:
         scoring = bars.add_task("Scoring", total=len(rows))
         verdicts = judge_images(classifier, rows, lambda count: bars.advance(scoring, count))
+    if plots is not None:
+        from model.plots import write_evaluation
+
+        write_evaluation(verdicts, plots)
     found = evaluate_verdicts(verdicts)
     click.echo(found.model_dump_json(indent=1) if as_json else evaluation_tables(found))
     training = classifier.manifest.training
@@ -163,6 +227,44 @@ def evaluate(data: Path, folder: Path | None, as_json: bool) -> None:
         "good; those of its card are on lesions held out.",
         err=True,
     )
+
+
+@main.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_model
+@click.option("--images", "count", default=150, show_default=True, type=click.IntRange(2), help="Of as many lesions.")
+@click.option("--fill", type=click.Choice(["border", "blur"]), default="border", help="What is put where it deletes.")
+@click.option("--seed", default=0, show_default=True, help="Which images, and which random orders.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def deletion_test(
+    data: Path, folder: Path | None, count: int, fill: Literal["border", "blur"], seed: int, as_json: bool
+) -> None:
+    """Ask whether a model's maps point at what it uses: delete what they mark, and see its diagnosis fall.
+
+    On lesions of DATA's gate set (HAM10000's layout), which no model trained on.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from model.artifact import shipped_artifact
+    from model.card import explanation_section
+    from model.classifier import Classifier
+    from model.dataset import read_labels
+    from model.deletion import choose_images, run_deletion_test
+    from model.errors import TrainingDataError
+    from model.explain import Explainer
+
+    rows = choose_images(read_labels(data), count, seed=seed)
+    if not rows:
+        raise TrainingDataError("The data folder has no lesion of the gate set: give one with more lesions.")
+    source = folder or shipped_artifact()
+    classifier, explainer = Classifier.load(source), Explainer.load(source)
+    with Progress(console=Console(stderr=True)) as bars:
+        deleting = bars.add_task("Deleting", total=len(rows))
+        found = run_deletion_test(
+            classifier, explainer, rows, fill=fill, seed=seed, on_image=lambda: bars.advance(deleting)
+        )
+    click.echo(found.model_dump_json(indent=1) if as_json else explanation_section(classifier.manifest, found))
 
 
 def _training_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -280,3 +382,14 @@ def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int,
         held_out = workshop.cross_validate(folds or range(FOLDS))
     _, evaluation = evaluate_out_of_fold(held_out)
     click.echo(evaluation.model_dump_json(indent=1))
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The PNG.")
+def curves(run: Path, out: Path) -> None:
+    """Plot the learning curves of a RUN folder, of all its parts that have trained an epoch."""
+    from model.plots import plot_curves, read_curves, write_figure
+
+    write_figure(plot_curves(read_curves(run)), out)
+    click.echo(f"Wrote {out}.")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin
+from PIL import Image, ImageFilter, JpegImagePlugin
 
 from model.errors import ArchiveUnavailable, RejectedImage, RejectReason
 from model.headers import coefficient_bytes
@@ -223,6 +223,22 @@ def decode_image(data: bytes, size: int | tuple[int, int]) -> NDArray[np.uint8]:
     return _guard(lambda: _convert(image, (width, height), coefficients), RejectReason.TRUNCATED)
 
 
+def measure_image(data: bytes) -> tuple[int, int]:
+    """Measure an image as it is seen, upright.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        RejectedImage: The bytes are no JPEG or PNG, are broken, or hold more than 50 megapixels.
+    """
+    image = _open_checked(data)
+    if image.format == "PNG":
+        # Its EXIF block may follow its pixels.
+        _guard(image.load, RejectReason.TRUNCATED)
+    return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+
+
 def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
     # Pillow raises whatever its parsers meet in broken bytes; each of these is the file's fault.
     try:
@@ -296,6 +312,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def resize_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize a map of numbers bilinearly, its first and last values in the middle of where they stand.
+
+    Args:
+        values: `(h, w)` float32.
+        size: Width and height.
+
+    Returns:
+        `(height, width)` float32.
+    """
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+
+
+def blur_image(pixels: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
+    """Blur `(height, width, 3)` uint8 RGB with a Gaussian of so many pixels' standard deviation."""
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)), np.uint8)
 
 
 def encode_image(pixels: NDArray[np.uint8], image_format: str = "JPEG") -> bytes:

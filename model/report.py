@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from model.bootstrap import Interval
@@ -107,10 +109,13 @@ class MapFigures(_Part):
         area: Mean area under the deletion curve: lower where the map finds earlier what the model uses.
         less_than_random: Area of random orders minus this one's on the same images: above 0 where the map tells more
             than chance.
+        attention_minus: Area of attention minus this one's on the same images: above 0 where this one tells more than
+            attention; None for attention itself.
     """
 
     area: Interval
     less_than_random: Interval
+    attention_minus: Interval | None = None
 
 
 class Explanation(_Part):
@@ -120,10 +125,14 @@ class Explanation(_Part):
         images: How many images, each of another lesion.
         maps: Figures of "attention", of "grad_cam" (the baseline), and of "centre" (pixels from the middle outwards,
             knowing nothing of the model: lesions are photographed in the middle).
+        random: Mean area of the random orders; None if it was not kept.
+        fill: What deleted pixels become: the colour of the image's "border", or its "blur".
     """
 
     images: int
     maps: dict[str, MapFigures]
+    random: Interval | None = None
+    fill: Literal["border", "blur"] = "border"
 
 
 class Trial(_Part):

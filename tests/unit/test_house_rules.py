@@ -24,7 +24,7 @@ FOREIGN_LOADERS = {
 #: Each runs a text.
 RUNNERS = {"eval", "exec", "compile", "__import__"}
 #: Modules that may start TensorFlow when they are imported; every other imports it late, if at all.
-HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "h5py"}
+HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "h5py", "matplotlib"}
 LIGHT_MODULES = ("artifact", "classifier", "cli", "errors", "images", "labels", "metadata", "synthetic")
 
 
@@ -114,6 +114,19 @@ def test_one_module_alone_opens_untrusted_pixels() -> None:
     users = {str(path.relative_to(ROOT)) for path in SOURCES if "PIL" in imported(ast.walk(parse(path)))}
 
     assert users == {"model/images.py"}
+
+
+def test_one_module_alone_draws_and_nothing_waits_for_it_to_be_imported() -> None:
+    users = {str(path.relative_to(ROOT)) for path in SOURCES if "matplotlib" in imported(ast.walk(parse(path)))}
+    early = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in parse(path).body
+        if isinstance(node, ast.ImportFrom) and node.module == "model.plots"
+    }
+
+    assert users == {"model/plots.py"}
+    assert early == set()
 
 
 @pytest.mark.parametrize("name", LIGHT_MODULES)

@@ -14,11 +14,12 @@ from model.calibration import posterior
 from model.classifier import Classifier
 from model.cli import main
 from model.dataset import read_labels
-from model.images import encode_image
+from model.images import decode_image, encode_image, measure_image
 from model.judging import judge_images
 from model.labels import CLASSES
-from model.report import Evaluation
+from model.report import Evaluation, Explanation
 from model.synthetic import draw_lesion, synthesize_archive
+from tests.labelled import draw_labelled
 
 
 @pytest.fixture
@@ -135,6 +136,79 @@ def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Pat
     again = posterior(logits, verdicts.prior, classifier.manifest.calibration.temperature)
     assert again == pytest.approx(verdicts.posteriors, abs=1e-6)
     # And people get tables, and are told what the model was trained on
-    shown = CliRunner().invoke(main, asked)
+    shown = CliRunner().invoke(main, [*asked, "--plots", str(tmp_path / "plots" / "new")])
     assert "| malignant ROC AUC |" in shown.stdout
     assert "was trained on: noise" in shown.stderr
+    # And the plots they asked for
+    names = {path.name for path in (tmp_path / "plots" / "new").iterdir()}
+    assert names == {"confusion.png", "roc.png", "reliability.png"}
+
+
+def test_the_curves_of_a_run_are_plotted_and_a_run_without_any_is_said_plainly(tmp_path: Path) -> None:
+    # Given a run of two epochs, and a folder without one
+    (tmp_path / "run" / "fold-0").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    rows = [
+        {"epoch": 1, "size": 32, "loss": 2.0, "seconds": 1.0},
+        {"epoch": 2, "size": 64, "loss": 1.0, "seconds": 1.0},
+    ]
+    (tmp_path / "run" / "fold-0" / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    # If both are asked for
+    out = str(tmp_path / "curves.png")
+    drawn = CliRunner().invoke(main, ["curves", str(tmp_path / "run"), "--out", out])
+    missing = CliRunner().invoke(main, ["curves", str(tmp_path / "empty"), "--out", str(tmp_path / "none.png")])
+
+    # Then the first is there, and the second is one sentence
+    assert drawn.exit_code == 0
+    assert decode_image(Path(out).read_bytes(), (850, 500)).std() > 0
+    assert missing.exit_code == 2
+    assert missing.stderr == "lesion-model: The run folder holds no learning curve: no epoch has ended in it.\n"
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_explain_shows_the_maps_beside_the_image_and_names_what_it_cannot_read(
+    artifact: Path, lesion: Path, tmp_path: Path
+) -> None:
+    # Given a sound image and a broken one
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"<html></html>")
+
+    # If both are to be explained
+    out = tmp_path / "maps"
+    asked = ["explain", "--model", str(artifact), "--out", str(out)]
+    answered = CliRunner().invoke(main, [*asked, str(lesion), str(broken)])
+
+    # Then the first has its picture, three panels wide, the second its reason, and the exit code says that one failed
+    assert answered.exit_code == 1
+    assert answered.stdout == f"{lesion}: {out / 'lesion-explained.png'}\n{broken}: not explained (not_an_image)\n"
+    assert [path.name for path in out.iterdir()] == ["lesion-explained.png"]
+    width, height = measure_image((out / "lesion-explained.png").read_bytes())
+    assert width > 2.5 * height
+    # And two images that would have one picture are refused
+    twice = CliRunner().invoke(main, [*asked, str(lesion), str(lesion)])
+    assert twice.exit_code == 2
+    assert "explain them apart" in twice.stderr
+
+
+def test_a_models_maps_are_put_to_the_deletion_test(artifact: Path, tmp_path: Path) -> None:
+    draw_labelled(tmp_path / "data", lesions=8)
+    asked = ["deletion-test", str(tmp_path / "data"), "--model", str(artifact), "--images", "2"]
+
+    said = CliRunner().invoke(main, asked)
+    found = Explanation.model_validate_json(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+
+    assert "Deletion test on 2 images, each of another lesion: pixels take the colour of the image's" in said.stdout
+    # And the same question has the same answer, random orders and all
+    assert (found.images, found.fill, set(found.maps)) == (2, "border", {"attention", "grad_cam", "centre"})
+    assert f"| Grad-CAM (baseline) | {found.maps['grad_cam'].area:.3f} |" in said.stdout
+
+
+def test_a_folder_without_the_gate_sets_lesions_cannot_test_a_models_maps(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "HAM10000_metadata.csv").write_text("lesion_id,image_id,dx,dx_type,age,sex,localization\n")
+
+    answered = CliRunner().invoke(main, ["deletion-test", str(tmp_path / "data"), "--model", str(artifact)])
+
+    assert answered.exit_code == 2
+    assert "no lesion of the gate set" in answered.stderr
