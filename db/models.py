@@ -12,7 +12,7 @@ from db.audit import append_entry
 from db.clock import clock
 from db.errors import UnknownModel
 from db.session import read, take_lock, write
-from db.tables import AuditEntry, ModelState, ModelVersion
+from db.tables import AuditEntry, ModelState, ModelVersion, RunState, TrainingRun
 
 _PROMOTE: Final = "activate_model"
 _ROLL_BACK: Final = "roll_back_model"
@@ -264,6 +264,23 @@ def list_models(engine: Engine) -> list[ModelRow]:
     order = (ModelVersion.created_at.desc(), ModelVersion.digest)
     with read(engine) as connection:
         return [_model_row(row) for row in connection.execute(_models().order_by(*order))]
+
+
+def find_gate(engine: Engine, model_digest: str) -> dict[str, Any] | None:
+    """Look up what the gate said of a model; reads only.
+
+    Args:
+        engine: The ledger.
+        model_digest: The model.
+
+    Returns:
+        The newest run's decision with every figure behind it, or None where it was never asked.
+    """
+    theirs = (TrainingRun.model_digest == model_digest, TrainingRun.state == RunState.DONE)
+    newest = select(TrainingRun.gate).where(*theirs)
+    with read(engine) as connection:
+        gate = connection.execute(newest.order_by(TrainingRun.id.desc()).limit(1)).scalar_one_or_none()
+    return None if gate is None else dict(gate)
 
 
 def _models() -> Select[Any]:

@@ -10,8 +10,9 @@ from db.audit import append_entry
 from db.clock import clock
 from db.errors import LeaseLost, UnknownRun, WrongRunState
 from db.models import replace_active
+from db.run_log import note_event
 from db.session import read, take_lock, write
-from db.tables import AuditEntry, Label, RunEvent, RunState, TrainingRun
+from db.tables import AuditEntry, Label, RunState, TrainingRun
 
 #: A run whose worker was not heard of for so long is another worker's, seconds.
 STALE_SECONDS: Final = 120
@@ -39,16 +40,6 @@ class RunRow:
     model_digest: str | None
     gate: Mapping[str, Any] | None
     created_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventRow:
-    """A line of a run's log."""
-
-    #: Seconds since 1970.
-    at: float
-    kind: str
-    data: Mapping[str, Any]
 
 
 def queue_run(engine: Engine, params: Mapping[str, Any], actor: str) -> int:
@@ -93,12 +84,8 @@ def _queue(connection: Connection, params: Mapping[str, Any], actor: str) -> int
     row = insert(TrainingRun).values(state=RunState.QUEUED, params=dict(params), created_at=clock())
     run_id = connection.execute(row.returning(TrainingRun.id)).scalar_one()
     append_entry(connection, actor, "queue_run", f"run {run_id}")
-    _note(connection, run_id, "queued")
+    note_event(connection, run_id, "queued")
     return run_id
-
-
-def _note(connection: Connection, run_id: int, kind: str, data: Mapping[str, Any] | None = None) -> None:
-    connection.execute(insert(RunEvent).values(run_id=run_id, at=clock(), kind=kind, data=dict(data or {})))
 
 
 def claim_run(engine: Engine, run_id: int, *, worker: str, stale_seconds: float = STALE_SECONDS) -> RunRow | None:
@@ -134,7 +121,9 @@ def claim_run(engine: Engine, run_id: int, *, worker: str, stale_seconds: float 
             return None
         row = RunRow(**connection.execute(_runs().where(TrainingRun.id == run_id)).mappings().one())
         if row.crashes < MOST_CRASHES:
-            _note(connection, run_id, "claimed", {"worker": worker, "attempt": row.attempt, "crashes": row.crashes})
+            note_event(
+                connection, run_id, "claimed", {"worker": worker, "attempt": row.attempt, "crashes": row.crashes}
+            )
             return row
         reason = f"{row.crashes} workers in a row were lost with it before an epoch was done; see their logs."
         _fail(connection, run_id, row.attempt, reason)
@@ -170,7 +159,7 @@ def report_epoch(engine: Engine, run_id: int, attempt: int, progress: Mapping[st
     """
     with write(engine) as connection:
         _write_fenced(connection, run_id, attempt, {"progress": dict(progress), "crashes": 0})
-        _note(connection, run_id, "epoch", progress)
+        note_event(connection, run_id, "epoch", progress)
 
 
 def report_event(engine: Engine, run_id: int, attempt: int, kind: str, data: Mapping[str, Any]) -> None:
@@ -188,7 +177,7 @@ def report_event(engine: Engine, run_id: int, attempt: int, kind: str, data: Map
     """
     with write(engine) as connection:
         _write_fenced(connection, run_id, attempt, {})
-        _note(connection, run_id, kind, data)
+        note_event(connection, run_id, kind, data)
 
 
 def note_model(engine: Engine, run_id: int, attempt: int, model_digest: str) -> None:
@@ -205,7 +194,7 @@ def note_model(engine: Engine, run_id: int, attempt: int, model_digest: str) -> 
     """
     with write(engine) as connection:
         _write_fenced(connection, run_id, attempt, {"model_digest": model_digest})
-        _note(connection, run_id, "model", {"digest": model_digest})
+        note_event(connection, run_id, "model", {"digest": model_digest})
 
 
 def count_gate_use(engine: Engine, run_id: int, gate_set: str) -> int:
@@ -259,7 +248,7 @@ def finish_run(
             and digest is not None
             and replace_active(connection, promote_over, digest, actor="training", why=f"the gate, run {run_id}")
         )
-        _note(connection, run_id, "done", {"promoted": promoted})
+        note_event(connection, run_id, "done", {"promoted": promoted})
         return promoted
 
 
@@ -281,7 +270,7 @@ def fail_run(engine: Engine, run_id: int, attempt: int, reason: str) -> None:
 
 def _fail(connection: Connection, run_id: int, attempt: int, reason: str) -> None:
     _write_fenced(connection, run_id, attempt, {"state": RunState.FAILED, "progress": {"reason": reason}})
-    _note(connection, run_id, "failed", {"reason": reason})
+    note_event(connection, run_id, "failed", {"reason": reason})
 
 
 def release_run(engine: Engine, run_id: int, attempt: int) -> None:
@@ -297,7 +286,7 @@ def release_run(engine: Engine, run_id: int, attempt: int) -> None:
     """
     with write(engine) as connection:
         _write_fenced(connection, run_id, attempt, {"state": RunState.QUEUED})
-        _note(connection, run_id, "released")
+        note_event(connection, run_id, "released")
 
 
 def _write_fenced(connection: Connection, run_id: int, attempt: int, values: Mapping[str, Any]) -> None:
@@ -326,7 +315,7 @@ def cancel_run(engine: Engine, run_id: int, actor: str) -> bool:
         waiting = update(TrainingRun).where(TrainingRun.id == run_id, TrainingRun.state.in_(_WAITING))
         if connection.execute(waiting.values(state=RunState.CANCELLED)).rowcount:
             append_entry(connection, actor, "cancel_run", f"run {run_id}")
-            _note(connection, run_id, "cancelled")
+            note_event(connection, run_id, "cancelled")
             return True
         state = connection.execute(select(TrainingRun.state).where(TrainingRun.id == run_id)).scalar_one_or_none()
     if state is None:
@@ -386,39 +375,6 @@ def list_runs(engine: Engine) -> list[RunRow]:
     """
     with read(engine) as connection:
         return [RunRow(**row) for row in connection.execute(_runs().order_by(TrainingRun.id.desc())).mappings()]
-
-
-def find_gate(engine: Engine, model_digest: str) -> dict[str, Any] | None:
-    """Look up what the gate said of a model; reads only.
-
-    Args:
-        engine: The ledger.
-        model_digest: The model.
-
-    Returns:
-        The newest run's decision with every figure behind it, or None where it was never asked.
-    """
-    theirs = (TrainingRun.model_digest == model_digest, TrainingRun.state == RunState.DONE)
-    newest = select(TrainingRun.gate).where(*theirs)
-    with read(engine) as connection:
-        gate = connection.execute(newest.order_by(TrainingRun.id.desc()).limit(1)).scalar_one_or_none()
-    return None if gate is None else dict(gate)
-
-
-def list_events(engine: Engine, run_id: int, *, after: int = 0) -> list[EventRow]:
-    """Read a run's log; reads only.
-
-    Args:
-        engine: The ledger.
-        run_id: The run.
-        after: Leave out so many lines from its beginning.
-
-    Returns:
-        Its lines, oldest first.
-    """
-    columns = select(RunEvent.at, RunEvent.kind, RunEvent.data).where(RunEvent.run_id == run_id)
-    with read(engine) as connection:
-        return [EventRow(**row) for row in connection.execute(columns.order_by(RunEvent.id).offset(after)).mappings()]
 
 
 def _is_stale(seconds: float) -> ColumnElement[bool]:

@@ -7,9 +7,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    Dialect,
     Double,
-    Enum,
     ForeignKey,
     Index,
     Integer,
@@ -20,19 +18,14 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from db.columns import BigKey, ForeignText, one_of, state_column
 
 #: The seven classes of HAM10000 in the order of the probability columns.
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 #: How a diagnosis was made, the best founded first (HAM10000's words).
 DX_TYPES = ("histo", "confocal", "consensus", "follow_up")
-
-#: Marks the stored form of a text that the database cannot hold as it is (U+001F occurs in no sane file name).
-_HEX_MARK = "\x1fhex:"
-
-# SQLite numbers rows by itself only where the key is called exactly INTEGER.
-_BigKey = BigInteger().with_variant(Integer, "sqlite")
 
 
 class BatchState(StrEnum):
@@ -80,53 +73,6 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ForeignText(TypeDecorator[str]):
-    """Text from somebody else's disk or table, kept letter by letter.
-
-    A file name that is no UTF-8 (a lone surrogate in Python) and a NUL in a metadata cell are refused by the
-    databases. They are found files and rows all the same, so they are stored as hexadecimal and read back unchanged.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Turn a text that the database would refuse into its hexadecimal form."""
-        if value is None:
-            return None
-        plain = value.isascii() and value.isprintable()
-        if plain or not _needs_hex(value):
-            return value
-        return _HEX_MARK + value.encode("utf-8", "surrogatepass").hex()
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Give back what was stored."""
-        if value is None or not value.startswith(_HEX_MARK):
-            return value
-        return bytes.fromhex(value.removeprefix(_HEX_MARK)).decode("utf-8", "surrogatepass")
-
-
-def _needs_hex(value: str) -> bool:
-    if "\x00" in value or value.startswith(_HEX_MARK):
-        return True
-    return any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
-def _state(kind: type[StrEnum]) -> TypeEngine[Any]:
-    return Enum(
-        kind,
-        native_enum=False,
-        create_constraint=False,
-        length=16,
-        values_callable=lambda members: [member.value for member in members],
-    )
-
-
-def _one_of(kind: type[StrEnum]) -> CheckConstraint:
-    values = ", ".join(f"'{member.value}'" for member in kind)
-    return CheckConstraint(f"state IN ({values})", name="state_known")
-
-
 class Base(DeclarativeBase):
     """All tables of the ledger, with readable constraint names."""
 
@@ -146,11 +92,11 @@ class Batch(Base):
 
     __tablename__ = "batch"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     name: Mapped[str] = mapped_column(ForeignText)
     #: The archive's root; hosts may mount it elsewhere.
     source: Mapped[str] = mapped_column(ForeignText)
-    state: Mapped[BatchState] = mapped_column(_state(BatchState))
+    state: Mapped[BatchState] = mapped_column(state_column(BatchState))
     #: Higher goes first.
     priority: Mapped[int] = mapped_column(Integer, default=0)
     #: NULL while loading, so that the unique key holds for loaded batches only.
@@ -163,7 +109,7 @@ class Batch(Base):
 
     __table_args__ = (
         UniqueConstraint("manifest_digest", "model_digest"),
-        _one_of(BatchState),
+        one_of(BatchState),
         CheckConstraint("state = 'loading' OR manifest_digest IS NOT NULL", name="loaded_has_manifest"),
         # A row number that is never given twice: a message about a discarded batch must not meet another one.
         {"sqlite_autoincrement": True},
@@ -175,9 +121,9 @@ class Chunk(Base):
 
     __tablename__ = "chunk"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
-    batch_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("batch.id"))
-    state: Mapped[ChunkState] = mapped_column(_state(ChunkState))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    batch_id: Mapped[int] = mapped_column(BigKey, ForeignKey("batch.id"))
+    state: Mapped[ChunkState] = mapped_column(state_column(ChunkState))
     #: The fence: raised by every claim, and only its holder may write.
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     #: Expired leases that were taken over.
@@ -188,7 +134,7 @@ class Chunk(Base):
     recorded_at: Mapped[float | None] = mapped_column(Double)
     #: The item being opened in suspect mode. No foreign key: item points at chunk already, and two tables that
     #: point at each other can neither be created nor emptied in order.
-    suspect_item_id: Mapped[int | None] = mapped_column(_BigKey)
+    suspect_item_id: Mapped[int | None] = mapped_column(BigKey)
     items: Mapped[int] = mapped_column(Integer)
     open_count: Mapped[int] = mapped_column(Integer)
     done_count: Mapped[int] = mapped_column(Integer, default=0)
@@ -200,7 +146,7 @@ class Chunk(Base):
         Index(None, "batch_id"),
         # The feeder looks every second for what is not done.
         Index(None, "state", "lease_until"),
-        _one_of(ChunkState),
+        one_of(ChunkState),
         CheckConstraint(
             "items = open_count + done_count + referred_count + rejected_count + quarantined_count",
             name="counts_add_up",
@@ -221,9 +167,9 @@ class Item(Base):
 
     __tablename__ = "item"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
-    batch_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("batch.id"))
-    chunk_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("chunk.id"))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    batch_id: Mapped[int] = mapped_column(BigKey, ForeignKey("batch.id"))
+    chunk_id: Mapped[int] = mapped_column(BigKey, ForeignKey("chunk.id"))
     path: Mapped[str | None] = mapped_column(ForeignText)
     size: Mapped[int | None] = mapped_column(BigInteger)
     mtime_ns: Mapped[int | None] = mapped_column(BigInteger)
@@ -235,7 +181,7 @@ class Item(Base):
     sex: Mapped[str | None] = mapped_column(ForeignText)
     localization: Mapped[str | None] = mapped_column(ForeignText)
     label: Mapped[str | None] = mapped_column(ForeignText)
-    state: Mapped[ItemState] = mapped_column(_state(ItemState))
+    state: Mapped[ItemState] = mapped_column(state_column(ItemState))
     #: Why it was rejected or quarantined: a code, never free text.
     reason: Mapped[str | None] = mapped_column(String(64))
     image_digest: Mapped[str | None] = mapped_column(String(64))
@@ -255,7 +201,7 @@ class Item(Base):
             sqlite_where=text("reason IS NOT NULL"),
             postgresql_where=text("reason IS NOT NULL"),
         ),
-        _one_of(ItemState),
+        one_of(ItemState),
         CheckConstraint("(state IN ('rejected', 'quarantined')) = (reason IS NOT NULL)", name="reason_where_needed"),
         CheckConstraint("state NOT IN ('done', 'referred') OR input_digest IS NOT NULL", name="verdict_has_digest"),
         CheckConstraint("path IS NOT NULL OR state = 'rejected'", name="path_unless_rejected"),
@@ -268,8 +214,8 @@ class Label(Base):
 
     __tablename__ = "label"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
-    item_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("item.id"))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    item_id: Mapped[int] = mapped_column(BigKey, ForeignKey("item.id"))
     dx: Mapped[str] = mapped_column(String(16))
     dx_type: Mapped[str] = mapped_column(String(16))
     labelled_by: Mapped[str] = mapped_column(ForeignText)
@@ -290,7 +236,7 @@ class Result(Base):
 
     __tablename__ = "result"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     input_digest: Mapped[str] = mapped_column(String(64))
     model_digest: Mapped[str] = mapped_column(String(64))
     p_akiec: Mapped[float] = mapped_column(Double)
@@ -322,13 +268,13 @@ class ModelVersion(Base):
     name: Mapped[str] = mapped_column(Text)
     backbone: Mapped[str] = mapped_column(Text)
     parent: Mapped[str | None] = mapped_column(String(64))
-    state: Mapped[ModelState] = mapped_column(_state(ModelState))
+    state: Mapped[ModelState] = mapped_column(state_column(ModelState))
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
     data_digest: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (
-        _one_of(ModelState),
+        one_of(ModelState),
         # At most one active model, whoever promotes at the same moment.
         Index(
             "uq_model_version_active",
@@ -345,8 +291,8 @@ class TrainingRun(Base):
 
     __tablename__ = "training_run"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
-    state: Mapped[RunState] = mapped_column(_state(RunState))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    state: Mapped[RunState] = mapped_column(state_column(RunState))
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     #: Workers lost since the last epoch.
     crashes: Mapped[int] = mapped_column(Integer, default=0)
@@ -357,7 +303,7 @@ class TrainingRun(Base):
     gate: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     created_at: Mapped[float] = mapped_column(Double)
 
-    __table_args__ = (_one_of(RunState), {"sqlite_autoincrement": True})
+    __table_args__ = (one_of(RunState), {"sqlite_autoincrement": True})
 
 
 class RunEvent(Base):
@@ -365,8 +311,8 @@ class RunEvent(Base):
 
     __tablename__ = "run_event"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
-    run_id: Mapped[int] = mapped_column(_BigKey, ForeignKey("training_run.id"))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    run_id: Mapped[int] = mapped_column(BigKey, ForeignKey("training_run.id"))
     at: Mapped[float] = mapped_column(Double)
     kind: Mapped[str] = mapped_column(String(32))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -379,7 +325,7 @@ class AuditEntry(Base):
 
     __tablename__ = "audit"
 
-    id: Mapped[int] = mapped_column(_BigKey, primary_key=True)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     at: Mapped[float] = mapped_column(Double)
     actor: Mapped[str] = mapped_column(Text)
     action: Mapped[str] = mapped_column(String(64))

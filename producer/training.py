@@ -12,7 +12,8 @@ from rich.table import Table
 from sqlalchemy import Engine
 
 from db.models import find_model
-from db.runs import EventRow, RunRow, cancel_run, get_run, list_events, list_runs, queue_run
+from db.run_log import EventRow, list_events
+from db.runs import RunRow, cancel_run, get_run, list_runs, queue_run
 from db.session import TRANSIENT_ERRORS, is_transient
 from db.tables import RunState
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, ServiceProblem, UsageProblem

@@ -11,9 +11,8 @@ from sqlalchemy import Engine
 
 from db.audit import record_action
 from db.batches import get_batch
-from db.models import ModelRow, activate_model, active_model, find_model, list_models, roll_back_model
+from db.models import ModelRow, activate_model, active_model, find_gate, find_model, list_models, roll_back_model
 from db.rescreen import Change, ChangeKind, Comparison, ModelSide, copy_batch
-from db.runs import find_gate
 from producer.errors import EXIT_DONE, UsageProblem
 from producer.export import NOTICE, escape_cell, replace_file
 from producer.ledger import open_existing, read_place

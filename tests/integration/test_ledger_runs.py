@@ -10,6 +10,7 @@ import pytest
 
 from db.errors import LeaseLost, UnknownRun, WrongRunState
 from db.models import activate_model, active_model, register_model
+from db.run_log import list_events
 from db.runs import (
     MOST_CRASHES,
     RunRow,
@@ -21,7 +22,6 @@ from db.runs import (
     fail_run,
     finish_run,
     get_run,
-    list_events,
     list_runs,
     note_model,
     queue_run,

@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import text
 
 from db.models import active_model, get_model, list_models
-from db.runs import get_run, list_events
+from db.run_log import list_events
+from db.runs import get_run
 from db.tables import ModelState, RunState
 from model.artifact import artifact_path, read_manifest
 from model.card import read_card

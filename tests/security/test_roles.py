@@ -13,13 +13,13 @@ from sqlalchemy import Engine, make_url
 import db.session
 from db.labels import confirmed_images
 from db.models import active_model, register_model
+from db.run_log import list_events
 from db.runs import (
     cancel_run,
     claim_run,
     count_gate_use,
     due_runs,
     finish_run,
-    list_events,
     note_model,
     queue_run,
     queue_scheduled_run,
