@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, case, delete, func, select, update
 
 from db.audit import append_entry
 from db.errors import UnknownBatch, WrongBatchState
 from db.session import write
-from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
+from db.tables import Batch, BatchState, Chunk, ChunkState, Drift, Item, ItemState
 
 
 def pause_batch(engine: Engine, batch_id: int, actor: str) -> bool:
@@ -168,6 +168,8 @@ def retry_batch(engine: Engine, batch_id: int, actor: str, *, reason: str | None
         )
         if reopened:
             append_entry(connection, actor, "retry_batch", f"batch {batch_id}")
+            # Measured again once it is finished; what later batches are compared with stays.
+            connection.execute(delete(Drift).where(Drift.batch_id == batch_id, ~Drift.accepted))
         running = [chunk for chunk, its_state in chunks.items() if its_state is ChunkState.RUNNING]
         left = sum(
             _count(connection, *failed, Item.path.is_not(None), Item.chunk_id.in_(running[start : start + _MANY]))

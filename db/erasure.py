@@ -12,7 +12,7 @@ from db.chunks import settle_chunk
 from db.clock import clock
 from db.control import lock_state
 from db.session import empty_write_ahead_log, read, write
-from db.tables import Batch, BatchState, Chunk, ChunkState, Item, Result
+from db.tables import Batch, BatchState, Chunk, ChunkState, Drift, Item, Result
 
 #: Deletes a file of the artifact store.
 RemoveFile = Callable[[str], object]
@@ -110,6 +110,7 @@ def purge_batches(engine: Engine, older_than_days: float, actor: str, *, remove_
         return Erased(batches=(), items=0, results=0)
     with write(engine) as connection:
         _hold_back_workers(connection)
+        connection.execute(delete(Drift).where(Drift.batch_id.in_(erased)))
         connection.execute(delete(Batch).where(Batch.id.in_(erased), Batch.state == BatchState.CANCELLED))
         results = _erase_orphans(connection, remove_file)
         subject = f"batch {', '.join(map(str, erased))}"

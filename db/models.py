@@ -47,6 +47,7 @@ def register_model(
     metrics: Mapping[str, Any],
     data_digest: str,
     parent: str | None = None,
+    reference: Mapping[str, Any] | None = None,
 ) -> bool:
     """Register a model version as a candidate. Idempotent; its own transaction.
 
@@ -58,6 +59,7 @@ def register_model(
         metrics: What was measured, as JSON.
         data_digest: Digest of its training data.
         parent: Digest of the version that it was trained from.
+        reference: Histograms of held-out images, as JSON.
 
     Returns:
         False where it was registered before; that row stays as it is.
@@ -70,6 +72,7 @@ def register_model(
         "state": ModelState.CANDIDATE,
         "metrics": dict(metrics),
         "data_digest": data_digest,
+        "reference": None if reference is None else dict(reference),
         "created_at": clock(),
     }
     with write(engine) as connection:

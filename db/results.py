@@ -31,6 +31,8 @@ class ResultRow:
     diagnosis: str
     confidence: float
     malignant_score: float
+    #: How far the image is from what the model saw in training, in the model's own unit.
+    distance: float | None = None
     referred: bool
     refer_reason: str | None = None
     #: What computed it, for example `tensorflow-cpu`.
@@ -42,7 +44,9 @@ class ResultRow:
         """Refuse what is no verdict: a NaN that reached the ledger would be reported to a physician."""
         if len(self.probabilities) != len(CLASSES):
             raise ValueError(f"A result has {len(CLASSES)} probabilities.")
-        if not all(map(math.isfinite, (*self.probabilities, self.confidence, self.malignant_score))):
+        if not all(
+            map(math.isfinite, (*self.probabilities, self.confidence, self.malignant_score, self.distance or 0.0))
+        ):
             raise ValueError("A result has finite numbers only.")
 
 
@@ -133,6 +137,7 @@ def _values(row: ResultRow) -> dict[str, Any]:
         "diagnosis": row.diagnosis,
         "confidence": float(row.confidence),
         "malignant_score": float(row.malignant_score),
+        "distance": None if row.distance is None else float(row.distance),
         "referred": bool(row.referred),
         "refer_reason": row.refer_reason,
         "engine": row.engine,

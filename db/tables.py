@@ -249,6 +249,8 @@ class Result(Base):
     diagnosis: Mapped[str] = mapped_column(String(16))
     confidence: Mapped[float] = mapped_column(Double)
     malignant_score: Mapped[float] = mapped_column(Double)
+    #: How far the image is from what the model saw in training; NULL where an earlier version recorded it.
+    distance: Mapped[float | None] = mapped_column(Double)
     referred: Mapped[bool]
     refer_reason: Mapped[str | None] = mapped_column(String(64))
     engine: Mapped[str] = mapped_column(String(64))
@@ -271,6 +273,8 @@ class ModelVersion(Base):
     state: Mapped[ModelState] = mapped_column(state_column(ModelState))
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
     data_digest: Mapped[str] = mapped_column(String(64))
+    #: Histograms of held-out images, see `model.reference`; NULL where the model states none.
+    reference: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (
@@ -284,6 +288,25 @@ class ModelVersion(Base):
             postgresql_where=text("state = 'active'"),
         ),
     )
+
+
+class Drift(Base):
+    """How far a finished batch is from its model's reference; one row a batch."""
+
+    __tablename__ = "drift"
+
+    batch_id: Mapped[int] = mapped_column(BigKey, ForeignKey("batch.id"), primary_key=True)
+    #: Scored images.
+    images: Mapped[int] = mapped_column(Integer)
+    #: Images in each bin of each feature.
+    counts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: Population stability index of each feature.
+    indices: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: The batch that it was compared with; NULL where that was the model's own reference.
+    compared_with: Mapped[int | None] = mapped_column(BigKey)
+    #: Whether later batches of this model are compared with this one.
+    accepted: Mapped[bool]
+    measured_at: Mapped[float] = mapped_column(Double)
 
 
 class TrainingRun(Base):

@@ -21,6 +21,7 @@ from model.errors import ArtifactError
 from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
+from model.reference import Reference
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.h5"
@@ -38,11 +39,7 @@ class _Part(BaseModel):
 
 
 class NetworkPart(_Part):
-    """The network's architecture, as `model.network.NetworkConfig` takes it.
-
-    What later versions added stays out of the canonical manifest at its default, so that no older model's digest
-    changes.
-    """
+    """The network's architecture, as `model.network.NetworkConfig` takes it; see `Manifest` about its defaults."""
 
     backbone: str
     attention: str
@@ -109,7 +106,11 @@ class GoldenPart(_Part):
 
 
 class Manifest(_Part):
-    """Everything an artifact states about itself; its digest is the model's name in the ledger."""
+    """Everything an artifact states about itself; its digest is the model's name in the ledger.
+
+    What later versions added stays out of the canonical manifest at its default, so that no older model's digest
+    changes.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -125,6 +126,7 @@ class Manifest(_Part):
     metrics: dict[str, Any]
     weights_sha256: str = Digest
     golden: GoldenPart
+    reference: Reference | None = Field(None, exclude_if=lambda reference: reference is None)
 
     @field_validator("classes")
     @classmethod

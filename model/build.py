@@ -22,6 +22,7 @@ from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig
+from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
 from model.training import Progress, Trainer, TrainingConfig, TrainingSet
@@ -71,6 +72,7 @@ class BuiltModel:
         space: Feature space of the training images.
         referral: When an image goes to a person.
         evaluation: Figures on lesions held out.
+        reference: What the images of those lesions looked like to the model.
     """
 
     network: keras.Model
@@ -83,6 +85,7 @@ class BuiltModel:
     space: FeatureSpace
     referral: ReferralThresholds
     evaluation: Evaluation
+    reference: Reference
 
 
 class Workshop:
@@ -176,6 +179,7 @@ class Workshop:
             space=self._feature_space(network, training),
             referral=fitted.referral,
             evaluation=evaluation,
+            reference=make_reference(held_out.patients, fitted.verdicts.malignant_scores, held_out.distances),
         )
 
     def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:

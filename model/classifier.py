@@ -41,6 +41,7 @@ class Prediction:
         diagnosis: argmax of posterior / prior, which favours no class for being common.
         confidence: The posterior of `diagnosis`.
         malignant_score: Posterior of akiec, bcc and mel together.
+        distance: How far the image is from what was seen in training, see `model.calibration.FeatureSpace.distance`.
         prioritised: Whether the score reaches the operating point.
         referred: Whether a person must look whatever the score.
         refer_reason: "unfamiliar_image", "low_confidence", or None.
@@ -50,6 +51,7 @@ class Prediction:
     diagnosis: str
     confidence: float
     malignant_score: float
+    distance: float
     prioritised: bool
     referred: bool
     refer_reason: str | None
@@ -139,6 +141,7 @@ class Classifier:
             diagnosis=CLASSES[diagnosis],
             confidence=float(posterior[diagnosis]),
             malignant_score=score,
+            distance=distance,
             prioritised=score >= self.manifest.operating_point.threshold,
             referred=reason is not None,
             refer_reason=reason,

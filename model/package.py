@@ -106,5 +106,6 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
         ),
         metrics=built.evaluation.model_dump(mode="json"),
         weights_sha256=weights_sha256,
+        reference=built.reference,
         golden=GoldenPart(seed=GOLDEN_SEED, posterior=tuple(tuple(row) for row in golden.astype(float).tolist())),
     )

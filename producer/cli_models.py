@@ -17,7 +17,7 @@ def model_commands() -> list[click.Command]:
     Returns:
         Commands and groups.
     """
-    return [label, train, runs, models, rescreen, changes]
+    return [label, train, runs, models, rescreen, changes, drift]
 
 
 @click.command()
@@ -33,6 +33,24 @@ def label(batch: int, file: Path, problems: Path | None, as_json: bool) -> int:
     from producer import labelling
 
     return labelling.label(batch, file, problems=problems, as_json=as_json)
+
+
+@click.command()
+@_batch
+@click.option("--accept", is_flag=True, help="Compare later batches of its model with BATCH.")
+@click.option("--why", help="With --accept: the reason, which the audit trail keeps.")
+@_json
+def drift(batch: int, accept: bool, why: str | None, as_json: bool) -> int:
+    """Show how unlike BATCH is to what its model was judged on.
+
+    Age, body site, malignant score and distance, as population stability indices. Of an archive that is always a
+    little different, the first batch that was found good may be accepted as the site's own reference.
+    """
+    if accept != bool(why):
+        raise click.UsageError('Give --accept and --why "the reason" together.')
+    from producer import drift as command
+
+    return command.show_drift(batch, accept=accept, why=why, as_json=as_json)
 
 
 @click.group()

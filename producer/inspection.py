@@ -11,6 +11,7 @@ from db.audit import chain_head, has_head, record_action, verify_chain
 from db.batches import get_batch
 from db.control import cancel_batch, pause_batch, retry_batch
 from db.health import check_batch
+from producer.drift import read_drift
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
 from producer.export import FORMATS, NOTICE
 from producer.ledger import Place, open_existing, read_place
@@ -46,10 +47,14 @@ def show_status(batch_id: int | None, *, watch: bool, as_json: bool) -> int:
     batch = find_batch_row(engine, batch_id)
     if not watch:
         status = batch_status(engine, batch.id)
+        warning, drift = read_drift(engine, batch.id)
         if as_json:
-            print_json(status.as_json())
+            print_json({**status.as_json(), "drift": drift})
         else:
-            Console().print(status_table(status, batch.state.value, printable(batch.name)))
+            console = Console()
+            console.print(status_table(status, batch.state.value, printable(batch.name)))
+            if warning:
+                console.print(warning, highlight=False)
         return EXIT_DONE
     if as_json:
         await_batch(engine, batch.id, keep_running=_nothing, on_status=lambda status: print_json(status.as_json()))

@@ -16,6 +16,7 @@ from db.batches import get_batch
 from db.counts import count_items
 from db.models import get_model
 from db.results import rank_malignant
+from producer.drift import read_drift
 from producer.export import NOTICE, escape_cell, export_csv, model_prior, replace_file
 from producer.manifest import Problem
 from producer.status import Status, make_status
@@ -119,6 +120,9 @@ def print_summary(console: Console, engine: Engine, batch_id: int, *, ranked: in
             score = f"{row.malignant_score or 0:.3f}"
             table.add_row(printable(row.image_id or row.path), score, printable(row.diagnosis), referred)
         console.print(table)
+    warning, _ = read_drift(engine, batch_id)
+    if warning:
+        console.print(warning, highlight=False)
     console.print(NOTICE, style="dim")
 
 
@@ -180,6 +184,7 @@ def write_summary(engine: Engine, batch_id: int, out: Path, extra: Mapping[str, 
         "state": batch.state.value,
         "reasons": dict(sorted(counts.reasons.items())),
         "model_name": model.name,
+        "drift": read_drift(engine, batch_id)[1],
         "prior": model_prior(engine, batch.model_digest),
         "audit_head": chain_head(engine),
         "notice": NOTICE,

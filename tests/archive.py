@@ -13,6 +13,8 @@ from db.health import check_batch
 from db.models import activate_first, register_model
 from db.tables import CLASSES
 from model.images import encode_image
+from model.metadata import PatientMetadata
+from model.reference import make_reference
 
 MODEL = "a" * 64
 
@@ -75,8 +77,16 @@ class Archive:
     def activate_model(self) -> None:
         """Give the ledger an active model, which `load` pins its batches to."""
         prior = dict.fromkeys(CLASSES, 1 / len(CLASSES))
+        brightness = np.arange(256) / 255
+        patients = [PatientMetadata(age=50.0, localization="back")] * len(brightness)
         register_model(
-            self.engine, digest=MODEL, name="m", backbone="b", metrics={"prior": prior}, data_digest="0" * 64
+            self.engine,
+            digest=MODEL,
+            name="m",
+            backbone="b",
+            metrics={"prior": prior},
+            data_digest="0" * 64,
+            reference=make_reference(patients, brightness, 1 - brightness).model_dump(mode="json"),
         )
         activate_first(self.engine, MODEL, "owner")
 

@@ -32,8 +32,9 @@ def _eat_memory() -> None:
 
 
 def _hang() -> None:
-    # With the interpreter's lock in hand: no thread runs, and no Python signal handler is served.
-    ctypes.PyDLL(None).sleep(3600)
+    # With the interpreter's lock in hand: no thread runs. Again and again, as a signal that is caught ends a sleep.
+    while True:
+        ctypes.PyDLL(None).sleep(3600)
 
 
 _DEATHS = {"child": _kill_child, "host": _kill_host, "memory": _eat_memory, "hang": _hang}
@@ -82,6 +83,7 @@ class LightClassifier:
             diagnosis="mel",
             confidence=brightness,
             malignant_score=brightness,
+            distance=1 - brightness,
             prioritised=brightness > 0.5,
             referred=brightness > 0.9,
             refer_reason="low_confidence" if brightness > 0.9 else None,

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from datetime import UTC, datetime
 from typing import Final
@@ -20,6 +21,7 @@ from db.runs import due_runs
 from db.session import TRANSIENT_ERRORS, check_revision, is_transient, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 from worker.doorbell import Doorbell
+from worker.drift import measure_finished
 from worker.errors import BrokerUnavailable
 from worker.logs import set_up_logs
 from worker.lookups import running_workers
@@ -34,6 +36,9 @@ _URGENT: Final = 1
 
 _DEPTH_AT_REST: Final = 8
 _DEPTH_PER_WORKER: Final = 2
+
+#: Finished batches are looked for so often, seconds; and once more when the feeder ends.
+_MEASURE_SECONDS: Final = 5
 
 _USAGE: Final = 2
 
@@ -87,7 +92,7 @@ def feed(engine: Engine, doorbell: Doorbell, settings: WorkerSettings, stop: thr
         LedgerError: If the schema is not this program's.
     """
     holder = f"{os.uname().nodename}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-    failures, checked = 0, False
+    failures, checked, measured = 0, False, 0.0
     while not stop.is_set():
         try:
             if not checked:
@@ -95,6 +100,9 @@ def feed(engine: Engine, doorbell: Doorbell, settings: WorkerSettings, stop: thr
                 checked = True
             if take_feeder_lease(engine, holder=holder, lease_seconds=_LEASE_SECONDS):
                 feed_once(engine, doorbell, settings)
+                if time.monotonic() - measured > _MEASURE_SECONDS:
+                    measure_finished(engine)
+                    measured = time.monotonic()
             failures = 0
         except BrokerUnavailable:
             failures += 1
@@ -111,8 +119,10 @@ def feed(engine: Engine, doorbell: Doorbell, settings: WorkerSettings, stop: thr
 def _hand_over(engine: Engine, holder: str) -> None:
     try:
         drop_feeder_lease(engine, holder=holder)
+        # On one machine the feeder ends with the batch.
+        measure_finished(engine)
     except TRANSIENT_ERRORS as error:
-        # It runs out by itself.
+        # The lease runs out by itself, and the next feeder measures.
         _log.warning("database is away", error=type(error).__name__)
 
 

@@ -62,6 +62,7 @@ def register_manifest(engine: Engine, manifest: Manifest, *, parent: str | None 
         },
         data_digest=manifest.training.data_digest,
         parent=parent,
+        reference=None if manifest.reference is None else manifest.reference.model_dump(mode="json"),
     )
 
 

@@ -154,6 +154,10 @@ class _Training:
     def __post_init__(self) -> None:
         self.folder = run_folder(self.child.store, self.run.id)
 
+    @property
+    def _packed(self) -> Path:
+        return self.folder / "model"
+
     def tell(self, write: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Write to the ledger as the run's holder, with patience."""
         return insist(
@@ -183,6 +187,8 @@ class _Training:
         self._pause_point()
         self.tell(report_event, "data", {"images": len(data.rows), "digest": data.digest, "left_out": data.left_out})
         digest = self.run.model_digest or self._make_model(request, data)
+        # In the store by now; an earlier attempt may have died before it came here.
+        shutil.rmtree(self._packed, ignore_errors=True)
         active = active_model(self.child.engine)
         report = self._judge(digest, active, data, gate_set)
         self.child.pass_step("after_gate")
@@ -196,7 +202,7 @@ class _Training:
 
     def _make_model(self, request: RunRequest, data: FrozenData) -> str:
         parent = None if request.parent is None else artifact_path(self.child.store, request.parent)
-        packed = self.folder / "model"
+        packed = self._packed
         if not packed.exists():
             config = _configure(request, parent)
             weights = parent or (None if request.weights == "none" else request.weights)
@@ -223,7 +229,6 @@ class _Training:
         self.child.pass_step("after_registration")
         self.tell(note_model, manifest.digest)
         self.child.pass_step("after_noting")
-        shutil.rmtree(packed, ignore_errors=True)
         return manifest.digest
 
     def _judge(

@@ -204,6 +204,7 @@ class Screening:
             diagnosis=prediction.diagnosis,
             confidence=prediction.confidence,
             malignant_score=prediction.malignant_score,
+            distance=prediction.distance,
             referred=prediction.referred,
             refer_reason=prediction.refer_reason,
             engine=self.classifier.engine_name,

@@ -13,6 +13,7 @@ from celery import Celery
 from sqlalchemy import text
 
 from db.chunks import claim_chunk
+from db.drift import get_drift
 from db.runs import claim_run, fail_run, list_runs, queue_run
 from worker.contract import QUEUE_RETRAINING
 from worker.doorbell import Doorbell
@@ -129,6 +130,25 @@ def test_a_wiped_redis_is_filled_again(archive: Archive, stack: Stack, redis_ser
         stack.until(lambda: doorbell.queue_depth() == 4)
     stack.start_worker()
     stack.until(lambda: archive.counts(batch).open == 0)
+
+
+def test_a_feeder_that_ends_measures_what_is_finished(archive: Archive, stack: Stack) -> None:
+    # Given a batch that is finished a moment before the feeder is told to stop, as on one machine
+    archive.activate_model()
+    batch = archive.load(archive.draw(20))
+    feeder = stack.start_feeder()
+    stack.start_worker()
+    stack.until(lambda: archive.counts(batch).open == 0)
+
+    # If it stops
+    feeder.terminate()
+    feeder.wait(20)
+
+    # Then its drift was measured, of dark images that are far from the reference
+    row = get_drift(archive.engine, batch)
+    assert row is not None
+    assert row.images == 20
+    assert row.indices["malignant_score"] > 1 > row.indices["age"]
 
 
 def test_a_feeder_outlives_its_redis(archive: Archive, stack: Stack, redis_server: RedisServer) -> None:

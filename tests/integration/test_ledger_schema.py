@@ -201,7 +201,7 @@ def test_the_tables_are_those_of_the_design() -> None:
     metadata: MetaData = Base.metadata
 
     # If they are listed
-    # Then they are the ones that the design names, the labels, the runs' logs and the leases
+    # Then they are the ones that the design names, the labels, the runs' logs, the drift and the leases
     assert set(metadata.tables) == {
         "batch",
         "chunk",
@@ -211,6 +211,7 @@ def test_the_tables_are_those_of_the_design() -> None:
         "model_version",
         "training_run",
         "run_event",
+        "drift",
         "audit",
         "lease",
     }

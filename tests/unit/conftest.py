@@ -14,6 +14,7 @@ from model.evaluation import evaluate_out_of_fold
 from model.metadata import PatientMetadata
 from model.network import NetworkConfig, build_network
 from model.package import package_model
+from model.reference import make_reference
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,7 @@ def built_model() -> BuiltModel:
         space=space,
         referral=fitted.referral,
         evaluation=evaluation,
+        reference=make_reference(held_out.patients, fitted.verdicts.malignant_scores, held_out.distances),
     )
 
 
