@@ -22,6 +22,7 @@ from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig
+from model.plots import plot_curves, read_curves, write_evaluation, write_figure
 from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
@@ -33,6 +34,7 @@ SEED: Final = 0
 #: A run's folder says which configuration and images it belongs to.
 RUN_FILE: Final = "run.json"
 HELD_OUT_FILE: Final = "held_out.npz"
+PLOTS_FOLDER: Final = "plots"
 
 
 class BuildConfig(BaseModel):
@@ -97,7 +99,7 @@ class Workshop:
         rows: Labelled images, see `model.dataset.read_labels`.
         config: What to build.
         weights: Backbone weights, see `model.backbones.build_backbone`.
-        run: Folder of checkpoints, learning curves and held-out predictions.
+        run: Folder of checkpoints, learning curves, held-out predictions, and the plots of what `build` made.
         report: Called with the name of the part ("fold-0" … "whole") and its progress.
 
     Raises:
@@ -166,7 +168,9 @@ class Workshop:
         held_out = self.cross_validate(range(FOLDS) if fold is None else [fold])
         fitted, evaluation = evaluate_out_of_fold(held_out)
         training = np.flatnonzero(self.folds != (-1 if fold is None else fold))
+        write_evaluation(fitted.verdicts, self.run / PLOTS_FOLDER)
         network = self._train("whole" if fold is None else f"fold-{fold}", training)
+        write_figure(plot_curves(read_curves(self.run)), self.run / PLOTS_FOLDER / "curves.png")
         words = f"{FOLDS} folds, cross-validated" if fold is None else f"fold {fold} of {FOLDS}"
         return BuiltModel(
             network=network,

@@ -23,6 +23,7 @@ from model.classifier import Classifier
 from tests.labelled import draw_labelled
 from tests.stack import ROOT, SHORT_TIMES, Stack
 from worker.failpoints import Step
+from worker.retraining import run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,9 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_with_a_candidate_that
     card = read_card(folder)
     assert f"Compared with the active model `{before.digest}`" in card
     assert card == (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    # And there are plots in its folder
+    plots = {path.name for path in (run_folder(store(tmp_path), run) / "plots").iterdir()}
+    assert plots == {"curves.png", "confusion.png", "roc.png", "reliability.png"}
     # And a person sees it
     log = stack.command("runs", "log", run).stdout
     assert "attempt 2, after 1 lost in a row" in log
