@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: ledgers on SQLite and PostgreSQL, and scenes to play on them."""
 
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -242,6 +243,15 @@ class Scene:
     def finish(self, claim: Claim) -> int:
         """Record a verdict for every item of a claim."""
         return self.record(claim, *(scored(one) for one in claim.items))
+
+    def diagnose(self, item: object) -> None:
+        """Confirm an item's diagnosis a second from now, after whatever was done before."""
+        self.sql(
+            "INSERT INTO label (item_id, dx, dx_type, labelled_by, labelled_on, created_at)"
+            " VALUES (:i, 'nv', 'histo', 'who', '2026-01-31', :now)",
+            i=item,
+            now=time.time() + 1,
+        )
 
     def sql(self, statement: str, **parameters: object) -> list[tuple[object, ...]]:
         """Run a statement behind the ledger's back."""

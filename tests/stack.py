@@ -60,6 +60,10 @@ class Stack:
         """Start a feeder."""
         return self._start(["-m", "worker.feeder"], "feeder", settings)
 
+    def start_beat(self, name: str, **settings: str) -> "subprocess.Popen[bytes]":
+        """Start a beat as the Makefile does."""
+        return self._start(["-m", "celery", "-A", "worker.app", "--quiet", "beat"], name, settings)
+
     def start_flower(self, **settings: str) -> "subprocess.Popen[bytes]":
         """Start Flower as compose does."""
         return self._start(["-m", "worker.monitor"], "flower", settings)

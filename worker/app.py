@@ -79,6 +79,8 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
         # Overlapping strikes queue one run; a strike that nobody heard within the hour has come and gone.
         "timezone": settings.timezone,
         "beat_schedule": _beat_schedule(settings),
+        # Kept in memory: the default's file would need a writable folder, and would strike late for what was missed.
+        "beat_scheduler": "celery.beat:Scheduler",
         # Screening never waits behind a training run of hours.
         "task_default_queue": SCREENING_QUEUE,
         "task_routes": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -164,15 +163,7 @@ def test_a_schedule_waits_for_something_to_learn(scene: Scene) -> None:
     batch, _ = scene.open(2)
     items = [item for (item,) in scene.sql("SELECT id FROM item WHERE batch_id = :b ORDER BY id", b=batch)]
 
-    def diagnose(item: object) -> None:
-        scene.sql(
-            "INSERT INTO label (item_id, dx, dx_type, labelled_by, labelled_on, created_at)"
-            " VALUES (:i, 'nv', 'histo', 'who', '2026-01-31', :now)",
-            i=item,
-            now=time.time() + 1,
-        )
-
-    diagnose(items[0])
+    scene.diagnose(items[0])
 
     # If the schedule wants two, or one
     assert queue_scheduled_run(scene.engine, {}, "beat", least_labels=2) is None

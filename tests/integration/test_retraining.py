@@ -15,15 +15,19 @@ from sqlalchemy import text
 
 from db.models import active_model, get_model, list_models
 from db.run_log import list_events
-from db.runs import get_run
+from db.runs import get_run, list_runs
+from db.settings import read_settings
 from db.tables import ModelState, RunState
 from model.artifact import artifact_path, read_manifest
 from model.card import read_card
 from model.classifier import Classifier
+from tests.conftest import Scene
 from tests.labelled import draw_labelled
+from tests.servers import await_that
 from tests.stack import ROOT, SHORT_TIMES, Stack
 from worker.failpoints import Step
 from worker.retraining import run_folder
+from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,6 +196,27 @@ def test_a_cancelled_run_is_let_go_and_a_worker_told_to_stop_gives_its_run_back(
     assert "No HAM10000_metadata.csv" in stack.command("runs", "log", nothing).stdout
     assert get_run(sqlite_ledger, run).state is RunState.CANCELLED
     assert "task failed" not in stack.log("first") + stack.log("second")
+
+
+def test_two_beats_that_strike_the_same_minute_queue_one_run(sqlite_ledger: Engine, stack: Stack) -> None:
+    # Given one confirmed diagnosis, a training worker, and two beats by mistake
+    scene = Scene(engine=sqlite_ledger)
+    scene.open(1)
+    scene.diagnose(1)
+    stack.start_worker("trainer", queue="training", WORKER_RETRAIN_MIN_LABELS="1")
+    for name in ("beat1", "beat2"):
+        stack.start_beat(name, WORKER_RETRAIN_CRON="* * * * *")
+
+    # If both strike
+    await_that(lambda: stack.log("trainer").count('"event": "schedule struck"') >= 2, 100)
+
+    # Then one run waits, which goes on from the active model with the ledger's diagnoses, promoted by the gate alone
+    (run,) = list_runs(sqlite_ledger)
+    active = active_model(sqlite_ledger)
+    assert active is not None
+    assert run.state is RunState.QUEUED
+    assert (run.params["data"], run.params["parent"]) == (None, active.digest)
+    assert run.params["promote"] == read_settings(WorkerSettings).retrain_promote
 
 
 def test_what_cannot_be_asked_for_is_said_at_once(stack: Stack, tmp_path: Path) -> None:
