@@ -1,8 +1,8 @@
-"""Where the ledger and the one-machine state live, read from the environment."""
+"""Where the ledger and the one-machine state live, read from the environment and from files of secrets."""
 
 import os
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -11,6 +11,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from db.errors import SettingsError
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+#: Where Docker puts secrets; systemd says where it does (`LoadCredential`). A setting that is not in the environment is
+#: read from the file of its name in lower case: `db_url`, `worker_broker_url`.
+_SECRETS: Final = "/run/secrets"
+_SECRETS_FROM: Final = "CREDENTIALS_DIRECTORY"
 
 
 class StrictSettings(BaseSettings):
@@ -85,7 +90,7 @@ class DbSettings(StrictSettings):
 
 
 def read_settings(kind: type[SettingsT]) -> SettingsT:
-    """Read settings from the environment.
+    """Read settings from the environment, and what is not there from the files of secrets.
 
     Args:
         kind: The settings class.
@@ -96,8 +101,9 @@ def read_settings(kind: type[SettingsT]) -> SettingsT:
     Raises:
         SettingsError: If a variable is unknown or has no sound value; one plain sentence for each.
     """
+    secrets = Path(os.environ.get(_SECRETS_FROM, _SECRETS))
     try:
-        return kind()
+        return kind(_secrets_dir=secrets if secrets.is_dir() else None)
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", "").upper()
         raise SettingsError("; ".join(_sentence(prefix, one["loc"], one["msg"]) for one in error.errors())) from None

@@ -1,9 +1,8 @@
 """The command line `lesion-screen`: options, exit codes and plain sentences; the work is in `producer.commands`."""
 
-import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -91,14 +90,18 @@ def _find_unreadable_address() -> str | None:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
+    from db.settings import DbSettings, read_settings
+    from worker.settings import WorkerSettings
+
     def read_port(address: str) -> int | None:
         return urlsplit(address).port
 
-    for setting, parse in (("DB_URL", make_url), ("WORKER_BROKER_URL", read_port)):
-        address = os.environ.get(setting)
+    parsers: dict[str, Callable[[str], object]] = {"DB_URL": make_url, "WORKER_BROKER_URL": read_port}
+    addresses = (read_settings(DbSettings).url, read_settings(WorkerSettings).broker_url)
+    for (setting, parse), address in zip(parsers.items(), addresses, strict=True):
         try:
             if address:
-                parse(address)
+                parse(address.get_secret_value())
         except (ValueError, ArgumentError):
             return setting
     return None

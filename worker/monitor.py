@@ -22,7 +22,7 @@ class MonitorSettings(StrictSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLOWER_")
 
-    #: `user:password`, or several with commas between them; Flower reads it from the environment itself.
+    #: `user:password`, or several with commas between them.
     basic_auth: SecretStr | None = None
     address: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=5555, ge=1, le=65535)
@@ -73,6 +73,8 @@ def main() -> NoReturn:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(_USAGE) from None
+    if settings.basic_auth is not None:
+        os.environ["FLOWER_BASIC_AUTH"] = settings.basic_auth.get_secret_value()
     os.execv(sys.executable, command(settings))  # noqa: S606 - no shell is wanted
 
 

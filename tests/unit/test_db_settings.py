@@ -72,3 +72,26 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(monkeypatch: pytest.Monk
     # Then the sentence names the setting
     with pytest.raises(SettingsError, match="DB_POOL_SIZE"):
         read_settings(DbSettings)
+
+
+def test_what_is_not_in_the_environment_is_read_from_a_file_of_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given an address in a file, as Docker and systemd hand secrets over, beside files that are somebody else's
+    (tmp_path / "db_url").write_text("postgresql+psycopg://u:s3cret@h/n\n", encoding="utf-8")
+    (tmp_path / "redis_password").write_text("other", encoding="utf-8")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    # If the settings are read, it counts
+    settings = read_settings(DbSettings)
+    assert settings.ledger_url(read_settings(HomeSettings)) == "postgresql+psycopg://u:s3cret@h/n"
+    assert "s3cret" not in repr(settings)
+
+    # Unless the environment says otherwise
+    monkeypatch.setenv("DB_URL", "sqlite:////tmp/other")
+    assert read_settings(DbSettings).ledger_url(read_settings(HomeSettings)) == "sqlite:////tmp/other"
+
+
+def test_a_folder_of_secrets_that_is_not_there_is_no_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "none"))
+    assert read_settings(DbSettings).url is None
