@@ -22,7 +22,6 @@ from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig
-from model.plots import plot_curves, read_curves, write_evaluation, write_figure
 from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
@@ -165,6 +164,9 @@ class Workshop:
             fold: None cross-validates, takes thresholds from all five folds and trains on all of them; a number
                 trains on the other four folds and takes everything from this one, in a fifth of the time.
         """
+        # Where nothing is drawn, nobody waits for matplotlib.
+        from model.plots import plot_curves, read_curves, write_evaluation, write_figure
+
         held_out = self.cross_validate(range(FOLDS) if fold is None else [fold])
         fitted, evaluation = evaluate_out_of_fold(held_out)
         training = np.flatnonzero(self.folds != (-1 if fold is None else fold))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -137,7 +138,12 @@ def status_table(status: Status, state: str, name: str) -> Table:
     Returns:
         A table for the console.
     """
-    table = Table(title=f"Batch {status.batch} ({name}), {_progress(status, state)}", title_justify="left")
+    table = Table(
+        title=f"Batch {status.batch} ({name}), {_progress(status, state)}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in ("found", "open", "done", "referred", "rejected", "quarantined", "seconds", "images/s"):
         table.add_column(column, justify="right")
     numbers = (status.found, status.open, status.done, status.referred, status.rejected, status.quarantined)

@@ -21,6 +21,7 @@ from worker.failpoints import Step, failpoint, no_failpoint
 from worker.patience import insist, pause, wait
 from worker.screening import Scorer
 from worker.settings import WorkerSettings
+from worker.vitals import write_vitals
 
 #: Models kept in memory: the active one, and one more for batches that are pinned to another.
 _MODELS_KEPT: Final = 2
@@ -42,7 +43,7 @@ class Child:
         settings: The worker's.
         engine: The ledger.
         store: Folder of the artifacts.
-        name: What the ledger calls this worker.
+        node: The Celery node's name.
         stopping: Whether the worker is to stop soon.
         pass_step: Called at each named step.
     """
@@ -50,11 +51,16 @@ class Child:
     settings: WorkerSettings
     engine: Engine
     store: Path
-    name: str
+    node: str
     stopping: Callable[[], bool]
     pass_step: Callable[[Step], None] = no_failpoint
     _models: OrderedDict[str, Scorer] = field(default_factory=OrderedDict)
     _setbacks: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the ledger calls this worker."""
+        return f"{self.node}/{os.getpid()}"
 
     @classmethod
     def open(cls, name: str, stopping: Callable[[], bool]) -> Self:
@@ -79,7 +85,7 @@ class Child:
             settings=settings,
             engine=engine,
             store=home.store_path,
-            name=f"{name}/{os.getpid()}",
+            node=name,
             stopping=stopping,
             pass_step=failpoint(settings),
         )
@@ -135,6 +141,14 @@ class Child:
     def note_success(self) -> None:
         """Forget setbacks: the next one starts with a short pause."""
         self._setbacks = 0
+
+    def note_life(self, *, busy: bool) -> None:
+        """Leave a sign of life for the health check.
+
+        Args:
+            busy: Whether a message is worked on.
+        """
+        write_vitals(self.node, busy=busy, models=tuple(self._models))
 
     def back_off(self) -> None:
         """Wait after a setback that is no chunk's fault, longer each time in a row, and never once told to stop."""

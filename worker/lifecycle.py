@@ -113,6 +113,17 @@ def _announcing(before: Any) -> Callable[[int, Any], Any]:
     return handle
 
 
+@contextmanager
+def showing_life() -> Iterator[None]:
+    """Say for the health check that this child works on a message, and that it is idle afterwards."""
+    child = current_child()
+    child.note_life(busy=True)
+    try:
+        yield
+    finally:
+        child.note_life(busy=False)
+
+
 @worker_process_init.connect
 def start_child(**_: Any) -> None:
     """Open what a pool child needs, after the fork and before the first message."""
@@ -122,7 +133,7 @@ def start_child(**_: Any) -> None:
 
     set_up_logs()
     try:
-        current_child()
+        current_child().note_life(busy=False)
     except LedgerError as error:
         # These sentences are about settings and schema, written by us for operators.
         sys.stderr.write(f"{error}\n")

@@ -8,7 +8,7 @@ from celery import shared_task
 
 from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, TRAIN_MODEL
 from worker.errors import TaskFailed
-from worker.lifecycle import current_child, giving_back_first
+from worker.lifecycle import current_child, giving_back_first, showing_life
 
 _log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ def queue_retraining_task() -> None:
 
 def _run(what: str, work: Callable[[], object]) -> None:
     try:
-        with giving_back_first():
+        with giving_back_first(), showing_life():
             work()
     except Exception as error:  # noqa: BLE001 - the edge, see below
         # Celery sends an exception's text to Flower, and this one may quote a row or a path.

@@ -89,7 +89,7 @@ class _Saving:
                     settings=read_settings(WorkerSettings),
                     engine=engine,
                     store=self.store,
-                    name="w",
+                    node="w",
                     stopping=lambda: False,
                 )
                 state = answer_run({"version": 1, "run": run}, child)

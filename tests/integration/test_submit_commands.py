@@ -144,7 +144,7 @@ def test_status_has_the_promised_names_and_adds_up(door: Door) -> None:
     status = json.loads(door("status", "--json").stdout)
 
     names = ["batch", "model", "found", "open", "done", "referred", "rejected", "quarantined"]
-    assert list(status) == [*names, "seconds", "images_per_second"]
+    assert list(status) == [*names, "seconds", "images_per_second", "drift"]
     assert (status["batch"], status["model"], status["found"], status["open"]) == (batch, MODEL, 7, 7)
     door.screen(batch)
     status = json.loads(door("status", batch, "--watch", "--json").stdout)

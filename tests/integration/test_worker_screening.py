@@ -273,7 +273,7 @@ def child(archive: Archive, tmp_path: Path, *, stop: bool = False, classifier: s
         settings=WorkerSettings(classifier=names[classifier]),
         engine=archive.engine,
         store=tmp_path / "store",
-        name="w1",
+        node="w1",
         stopping=lambda: stop,
     )
 

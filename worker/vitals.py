@@ -1,0 +1,81 @@
+"""Signs of life: a small file in the temporary folder says what a worker's pool child does, for health checks."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+#: A file of ours is smaller.
+_MAX_BYTES: Final = 10_000
+
+
+class Vitals(BaseModel):
+    """What a pool child says of itself; nothing in it speaks of a patient."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    #: Digests of the models that it has loaded.
+    models: tuple[str, ...]
+    #: Whether it works on a message.
+    busy: bool
+    #: Since when it is busy or idle, seconds since 1970.
+    since: float
+
+
+def vitals_path(node: str) -> Path:
+    """Say where a worker's child leaves its signs of life.
+
+    Args:
+        node: The Celery node's name.
+
+    Returns:
+        A file of this user's in the temporary folder.
+    """
+    return Path(tempfile.gettempdir()) / f"lesion-screen-{hashlib.sha256(node.encode()).hexdigest()[:16]}.json"
+
+
+def write_vitals(node: str, *, busy: bool, models: tuple[str, ...]) -> None:
+    """Say what this process does; a disk that does not take it stops no work.
+
+    Args:
+        node: The Celery node's name.
+        busy: Whether it works on a message.
+        models: Digests of the models that it has loaded.
+    """
+    vitals = Vitals(pid=os.getpid(), models=models, busy=busy, since=time.time())
+    path = vitals_path(node)
+    with contextlib.suppress(OSError):
+        # A name that nobody can guess, moved over the known one: in a shared folder somebody else's link lies in wait.
+        file, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(file, "w", encoding="utf-8") as out:
+                out.write(vitals.model_dump_json())
+            Path(temporary).replace(path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def read_vitals(node: str) -> Vitals | None:
+    """Read what a worker's child last said.
+
+    Args:
+        node: The Celery node's name.
+
+    Returns:
+        Its signs of life, or None where there are none of this user's.
+    """
+    try:
+        file = os.open(vitals_path(node), os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(file, encoding="utf-8") as told:
+            if os.fstat(file).st_uid != os.getuid():
+                return None
+            return Vitals.model_validate_json(told.read(_MAX_BYTES))
+    except (OSError, ValidationError):
+        return None
