@@ -11,7 +11,7 @@ PACE ?= short
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test faults lint migrate worker worker-training beat benchmark clean
+.PHONY: help install demo test faults lint migrate worker worker-training secrets beat benchmark clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ worker: install ## Start one screening worker (WORKER_BROKER_URL and DB_URL say 
 
 worker-training: install ## Start the worker that trains models.
 	@REMAP_SIGTERM=SIGQUIT $(BIN)/celery -A worker.app worker -Q training -c 1 --loglevel WARNING
+
+secrets: install ## Draw the passwords that docker-compose.yml mounts.
+	@$(BIN)/python -m worker.secrets secrets
 
 beat: install ## Strike the hours of WORKER_RETRAIN_CRON.
 	@$(BIN)/celery -A worker.app beat --loglevel WARNING
