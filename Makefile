@@ -8,10 +8,11 @@ BIN := $(CURDIR)/$(VENV)/bin
 KILLS ?= 60
 SEED ?= 1
 PACE ?= short
+WORKERS ?= 1
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test faults lint migrate worker worker-training secrets beat benchmark clean
+.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat benchmark clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +42,12 @@ lint: install ## Style, types and the directions of imports.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+up: install ## Start every service of one machine in the background: make up WORKERS=2
+	@$(BIN)/lesion-screen up --workers $(WORKERS)
+
+down: install ## Stop them.
+	@$(BIN)/lesion-screen down
 
 migrate: install ## Bring the ledger's schema up to date and register the shipped model.
 	@$(BIN)/python -m worker.register

@@ -36,6 +36,8 @@ class ChildPlan:
     grace: float
     #: Held while it runs, so that the last stack's process is gone before this one starts.
     lock: Path | None = None
+    #: Whether the others make no sense without it.
+    essential: bool = True
 
 
 class Child:

@@ -208,6 +208,37 @@ def status(batch: int | None, watch: bool, as_json: bool) -> int:
     return inspection.show_status(batch, watch=watch, as_json=as_json)
 
 
+_serving = click.option(
+    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Screening workers to start."
+)
+
+
+@cli.command()
+@_serving
+def up(workers: int) -> int:
+    """Start this machine's services in the background."""
+    from producer import serving
+
+    return serving.up(workers=workers)
+
+
+@cli.command()
+def down() -> int:
+    """Stop this machine's services."""
+    from producer import serving
+
+    return serving.down()
+
+
+@cli.command()
+@_serving
+def serve(workers: int) -> int:
+    """Run this machine's services until told to stop, for systemd say."""
+    from producer import serving
+
+    return serving.serve(workers=workers)
+
+
 @cli.command()
 @_batch
 @_workers
@@ -335,3 +366,7 @@ def main() -> None:
             code = frame.f_code
             click.echo(f"  {code.co_filename.rpartition('/')[2]}:{line} {code.co_name}", err=True)
         sys.exit(EXIT_BUG)
+
+
+if __name__ == "__main__":
+    main()

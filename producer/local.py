@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +33,7 @@ class LocalStack:
         home: Folder of the one-machine state.
         workers: Worker processes to run.
         training: Run a training worker as well.
+        more: Further processes, which find Redis as the workers do.
         broker_url: A real Redis server, or None.
         environment: Environment of the children; the process's own where it is not given.
     """
@@ -43,12 +44,13 @@ class LocalStack:
         *,
         workers: int,
         training: bool = False,
+        more: Sequence[ChildPlan] = (),
         broker_url: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._workers = [_worker_plan(f"screener-{number}", SCREENING_QUEUE) for number in range(1, workers + 1)]
-        self._workers += [_worker_plan("trainer", TRAINING_QUEUE)] * training
+        self._plans = [_worker_plan(f"screener-{number}", SCREENING_QUEUE) for number in range(1, workers + 1)]
+        self._plans += [*[_worker_plan("trainer", TRAINING_QUEUE)] * training, *more]
         self._broker_url = broker_url
         self._environment = child_environment(home, environment if environment is not None else os.environ)
         self._lock: int | None = None
@@ -87,7 +89,7 @@ class LocalStack:
         """Start children that died again, and take over a stack whose owner has ended. Call it every second or so.
 
         Raises:
-            ServiceProblem: If a child does not stay up.
+            ServiceProblem: If a child does not stay up that the others need.
             UsageProblem: If the stack that was joined serves another ledger.
         """
         if self.joined:
@@ -97,7 +99,12 @@ class LocalStack:
                 self._check_same_ledger()
             return
         for child in self._all():
-            child.keep_running()
+            try:
+                child.keep_running()
+            except ServiceProblem:
+                if child.plan.essential:
+                    raise
+                self._children.remove(child)
 
     def note_progress(self) -> None:
         """Say that work is getting done, so that earlier deaths of children do not count any more."""
@@ -141,7 +148,7 @@ class LocalStack:
     def _start_children(self, broker_url: str) -> None:
         environment = self._environment | {"WORKER_BROKER_URL": broker_url}
         plans = [ChildPlan(name="feeder", command=(sys.executable, "-m", "worker.feeder"), grace=_FEEDER_GRACE)]
-        for plan in [*plans, *self._workers]:
+        for plan in [*plans, *self._plans]:
             child = Child(plan, self._home, environment)
             self._children.append(child)
             child.start()
