@@ -240,6 +240,15 @@ def serve(workers: int) -> int:
 
 
 @cli.command()
+@_json
+def doctor(as_json: bool) -> int:
+    """Look at everything that screening needs, and say what to do."""
+    from producer import doctor as command
+
+    return command.examine(as_json=as_json)
+
+
+@cli.command()
 @_batch
 @_workers
 @_json

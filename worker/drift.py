@@ -56,7 +56,7 @@ def measure_finished(engine: Engine) -> int:
             feature: stability_index(one.reference[feature], bins) for feature, bins in counts.items() if sum(bins)
         }
         record_drift(engine, one, images=found.images, counts=counts, indices=indices)
-        _log.info("drift measured", batch=one.batch_id, images=found.images)
+        _log.info("drift measured", batch=one.batch_id, items=found.images)
     return len(unmeasured)
 
 

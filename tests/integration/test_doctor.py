@@ -1,0 +1,110 @@
+"""What `lesion-screen doctor` says of sound and of broken surroundings."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from producer.cli import cli
+from worker.register import register_shipped_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from tests.archive import Archive
+    from tests.servers import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, and no setting from outside."""
+    for name in ("DB_URL", "WORKER_BROKER_URL", "LESION_SCREEN_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(folder))
+    return folder
+
+
+def examine(code: int = 0) -> dict[str, tuple[str, str]]:
+    """Run the command, and return part to grade and text."""
+    answer = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert answer.exit_code == code, answer.output
+    told = json.loads(answer.stdout)
+    assert told["well"] == (code == 0)
+    return {one["part"]: (one["grade"], one["text"]) for one in told["findings"]}
+
+
+def test_a_machine_of_its_own_is_well(sqlite_ledger: Engine, home: Path) -> None:
+    # Given a ledger with the shipped model in its store
+    register_shipped_model(sqlite_ledger, home / "store")
+
+    # If it is looked at, then everything is good, but for a GPU that may not be there
+    found = examine()
+    odd = {part for part, (grade, _) in found.items() if grade != "good"}
+    assert odd <= {"gpu", "disk"}
+    assert "repeats its golden prediction" in found["model"][1]
+    # And people read the same
+    shown = CliRunner().invoke(cli, ["doctor"])
+    assert shown.exit_code == 0
+    assert "golden prediction" in " ".join(shown.stdout.split())
+
+
+def test_before_the_first_archive_nothing_is_missing() -> None:
+    found = examine()
+    assert "the first `lesion-screen run ARCHIVE` makes it" in found["ledger"][1]
+    assert "model" not in found
+
+
+def test_a_damaged_model_is_named(sqlite_ledger: Engine, home: Path) -> None:
+    register_shipped_model(sqlite_ledger, home / "store")
+    (weights,) = (home / "store" / "models").glob("*/weights.h5")
+    weights.write_bytes(b"damaged")
+
+    assert examine(1)["model"][0] == "bad"
+
+
+def test_a_cluster_is_looked_at(
+    archive: Archive, redis_server: RedisServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a cluster without a feeder, and a batch whose archive is not mounted here
+    monkeypatch.setenv("DB_URL", archive.engine.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("WORKER_BROKER_URL", redis_server.url)
+    register_shipped_model(archive.engine, home / "store")
+    batch = archive.load(archive.draw(1))
+    with archive.engine.begin() as connection:
+        connection.execute(text("UPDATE batch SET source = '/nowhere/Zauberfrau'"))
+
+    found = examine(1)
+
+    assert found["redis"][0] == "good"
+    assert found["feeder"][0] == "bad"
+    assert found["archives"][0] == "odd"
+    assert f"batch {batch}" in found["archives"][1]
+    # And a path, which may name a patient, is nowhere
+    assert "Zauberfrau" not in str(found)
+
+    # If Redis may evict, and then dies, that is said
+    with redis_server.client as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    assert "noeviction" in examine(1)["redis"][1]
+    redis_server.kill()
+    assert examine(1)["redis"][1].startswith("It does not answer")
+
+
+def test_a_database_that_is_away_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_URL", "postgresql+psycopg://u:s3cret@127.0.0.1:1/none")
+    found = examine(1)
+    assert found["ledger"] == ("bad", "It does not answer (OperationalError): check DB_URL, and that it runs.")
+    assert "s3cret" not in str(found)
+
+
+def test_a_home_that_others_may_read_is_odd(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    home.chmod(0o755)
+    assert examine()["disk"][0] == "odd"
