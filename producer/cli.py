@@ -240,12 +240,13 @@ def serve(workers: int) -> int:
 
 
 @cli.command()
+@click.option("--quick", is_flag=True, help="Load neither TensorFlow nor the model.")
 @_json
-def doctor(as_json: bool) -> int:
+def doctor(quick: bool, as_json: bool) -> int:
     """Look at everything that screening needs, and say what to do."""
     from producer import doctor as command
 
-    return command.examine(as_json=as_json)
+    return command.examine(quick=quick, as_json=as_json)
 
 
 @cli.command()

@@ -65,17 +65,18 @@ class Finding:
     text: str
 
 
-def examine(*, as_json: bool) -> int:
+def examine(*, quick: bool, as_json: bool) -> int:
     """Do `lesion-screen doctor`.
 
     Args:
+        quick: Load neither TensorFlow nor the model.
         as_json: Print JSON alone.
 
     Returns:
         0, or 1 where something is bad.
     """
     found, console = [], Console(quiet=as_json)
-    for finding in _look(read_place()):
+    for finding in _look(read_place(), quick=quick):
         found.append(finding)
         console.print(_line(finding), highlight=False)
     well = all(finding.grade is not Grade.BAD for finding in found)
@@ -93,7 +94,7 @@ def _line(finding: Finding) -> Table:
     return line
 
 
-def _look(place: Place) -> Iterator[Finding]:
+def _look(place: Place, *, quick: bool) -> Iterator[Finding]:
     yield _versions()
     yield _disk(place)
     engine, finding = _ledger(place)
@@ -105,7 +106,8 @@ def _look(place: Place) -> Iterator[Finding]:
         if place.broker_url is not None:
             yield _feeder(engine, place)
         engine.dispose()
-    yield from _model(place)
+    if not quick:
+        yield from _model(place)
 
 
 def _good(part: str, text: str) -> Finding:

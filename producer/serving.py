@@ -87,11 +87,12 @@ def up(*, workers: int) -> int:
     place, console = _place_of_one_machine(), open_console()
     if _is_up(place.home):
         raise UsageProblem("The services are up already; `lesion-screen down` stops them.")
+    _provide_login(place.home)
+    _insist_on_port()
     # Here, where a mistake can still be told: the background has no terminal.
     engine, _ = open_prepared(place, register=True)
     logs = place.home / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
-    _provide_login(place.home)
     file = os.open(logs / "serve.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     command = [sys.executable, "-m", "producer.cli", "serve", "--workers", str(workers)]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
@@ -181,6 +182,18 @@ def _await_health(name: str, check: Callable[[], object], server: "subprocess.Po
             time.sleep(_LOOK_SECONDS)
         else:
             return
+
+
+def _insist_on_port() -> None:
+    settings = read_settings(MonitorSettings)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.address, settings.port))
+        except OSError as error:
+            raise UsageProblem(
+                f"Flower cannot have port {settings.port} of {settings.address} ({error.strerror}): set FLOWER_PORT."
+            ) from None
 
 
 def _provide_login(home: Path) -> None:

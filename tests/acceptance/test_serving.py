@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -80,20 +81,11 @@ def test_services_are_started_screen_and_are_stopped(served: Screen, tmp_path: P
     await_that(lambda: processes_of(served.home) == [])
 
 
-def test_a_part_that_others_need_not_is_given_up_and_the_rest_goes_on(served: Screen) -> None:
-    # Given a port that somebody else has
-    import socket
-
+def test_a_port_that_somebody_else_has_is_said_before_anything_starts(served: Screen) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(served.environment["FLOWER_PORT"])))
         taken.listen()
 
-        # If the services are started, then that one is named, and the others run
-        assert "flower does not come up, the others run" in served("up", code=3).stderr
-        assert (
-            served("status", code=2).stderr
-            == "Error: Nothing was submitted yet; start with `lesion-screen run ARCHIVE`.\n"
-        )
-        names = {word for process in processes_of(served.home) for word in process.cmdline()}
-        assert "worker.feeder" in names
-        assert "worker.monitor" not in names
+        assert "set FLOWER_PORT" in served("up", code=2).stderr
+
+    assert processes_of(served.home) == []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from producer.children import ChildPlan
 from producer.errors import UsageProblem
 from producer.local import LocalStack
 from tests.servers import await_that
@@ -98,3 +99,29 @@ def test_a_stack_goes_with_an_owner_that_is_killed(sqlite_ledger: Engine, tmp_pa
     await_that(lambda: all(_is_gone(one) for one in tree))
     with LocalStack(home, workers=0, environment=_environment(home)) as following:
         assert not following.joined
+
+
+def test_a_part_that_others_need_not_is_given_up_and_they_go_on(
+    sqlite_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a stack with a part that never stays up, such as Flower on a port that is taken
+    monkeypatch.setattr("producer.children._FIRST_PAUSE_SECONDS", 0.0)
+    home = Path(str(sqlite_ledger.url.database)).parent
+    starts = tmp_path / "starts"
+    program = f"open({str(starts)!r}, 'a').write('x')"
+    plan = ChildPlan(name="odd", command=(sys.executable, "-c", program), grace=1.0, essential=False)
+
+    with LocalStack(home, workers=0, more=[plan], environment=_environment(home)) as stack:
+        # If the stack is looked after for a while
+        def given_up() -> bool:
+            stack.keep_running()
+            return stack.restarts == 0 and starts.exists() and len(starts.read_text(encoding="utf-8")) > 1
+
+        await_that(given_up)
+
+        # Then that part is left alone, and the feeder is as it was
+        tried = starts.read_text(encoding="utf-8")
+        assert len(tried) == 6
+        stack.keep_running()
+        assert stack.restarts == 0
+    assert starts.read_text(encoding="utf-8") == tried
