@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +18,7 @@ from db.session import check_revision, open_ledger
 from tests.conftest import Scene
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -25,11 +26,24 @@ if TYPE_CHECKING:
     from tests.servers import PostgresServer
 
 
-def _screen_on(scene: Scene, chunks: list[int], stop: threading.Event) -> None:
-    for chunk in chunks:
-        if stop.is_set():
-            return
-        scene.finish(scene.claim(chunk))
+@contextmanager
+def _recording(scene: Scene, chunks: list[int]) -> Iterator[None]:
+    """A worker that goes on recording meanwhile."""
+    stop = threading.Event()
+
+    def screen() -> None:
+        for chunk in chunks:
+            if stop.is_set():
+                return
+            scene.finish(scene.claim(chunk))
+
+    worker = threading.Thread(target=screen)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
 
 
 def _check(url: str, batch: int, head: str) -> None:
@@ -65,23 +79,19 @@ def busy(request: pytest.FixtureRequest) -> tuple[Scene, int, list[int]]:
 def test_a_backup_of_sqlite_made_while_workers_write_is_sound(
     busy: tuple[Scene, int, list[int]], tmp_path: Path
 ) -> None:
-    # Given a worker that goes on recording
+    # Given a worker that goes on recording, and the head of the audit trail
     scene, batch, chunks = busy
     head = record_action(scene.engine, "me", "export_batch", f"batch {batch}")
-    stop = threading.Event()
-    worker = threading.Thread(target=_screen_on, args=(scene, chunks, stop))
-    worker.start()
 
     # If the ledger is backed up meanwhile, by the command's shell or by the same call of the library
     ledger, copy = scene.engine.url.database, tmp_path / "copy.sqlite"
     assert ledger is not None
-    if shutil.which("sqlite3"):
-        subprocess.run(["sqlite3", ledger, ".timeout 30000", f".backup {copy}"], check=True)
-    else:
-        with closing(sqlite3.connect(ledger, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
-    stop.set()
-    worker.join()
+    with _recording(scene, chunks):
+        if shutil.which("sqlite3"):
+            subprocess.run(["sqlite3", ledger, ".timeout 30000", f".backup {copy}"], check=True)
+        else:
+            with closing(sqlite3.connect(ledger, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
 
     # Then the copy is a sound ledger
     _check(f"sqlite:///{copy}", batch, head)
@@ -91,12 +101,9 @@ def test_a_backup_of_sqlite_made_while_workers_write_is_sound(
 def test_a_dump_of_postgresql_made_while_workers_write_is_sound(
     busy: tuple[Scene, int, list[int]], postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    # Given a worker that goes on recording
+    # Given a worker that goes on recording, and the head of the audit trail
     scene, batch, chunks = busy
     head = record_action(scene.engine, "me", "export_batch", f"batch {batch}")
-    stop = threading.Event()
-    worker = threading.Thread(target=_screen_on, args=(scene, chunks, stop))
-    worker.start()
 
     # If the ledger is dumped meanwhile, and restored into another database
     def address(database: str | None) -> str:
@@ -105,9 +112,8 @@ def test_a_dump_of_postgresql_made_while_workers_write_is_sound(
     dump = tmp_path / "ledger.dump"
     binaries = postgres_server.binaries
     given = ["--format=custom", f"--file={dump}", address(scene.engine.url.database)]
-    subprocess.run([str(binaries / "pg_dump"), *given], check=True)
-    stop.set()
-    worker.join()
+    with _recording(scene, chunks):
+        subprocess.run([str(binaries / "pg_dump"), *given], check=True)
     with postgres_server.database() as name:
         given = ["--exit-on-error", "--no-owner", "--dbname", address(name), str(dump)]
         subprocess.run([str(binaries / "pg_restore"), *given], check=True)
