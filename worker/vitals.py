@@ -10,6 +10,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from db.settings import HomeSettings, read_settings
+
 #: A file of ours is smaller.
 _MAX_BYTES: Final = 10_000
 
@@ -29,7 +31,7 @@ class Vitals(BaseModel):
 
 
 def vitals_path(node: str) -> Path:
-    """Say where a worker's child leaves its signs of life.
+    """Say where a worker's child leaves its signs of life; two homes on one machine have workers of one name.
 
     Args:
         node: The Celery node's name.
@@ -37,7 +39,9 @@ def vitals_path(node: str) -> Path:
     Returns:
         A file of this user's in the temporary folder.
     """
-    return Path(tempfile.gettempdir()) / f"lesion-screen-{hashlib.sha256(node.encode()).hexdigest()[:16]}.json"
+    home = read_settings(HomeSettings).home.expanduser().absolute()
+    digest = hashlib.sha256(f"{home}\n{node}".encode("utf-8", "surrogateescape")).hexdigest()
+    return Path(tempfile.gettempdir()) / f"lesion-screen-{digest[:16]}.json"
 
 
 def write_vitals(node: str, *, busy: bool, models: tuple[str, ...]) -> None:

@@ -31,6 +31,7 @@ def own_temporary_folder(stack: Stack, tmp_path: Path, monkeypatch: pytest.Monke
     folder.mkdir()
     stack.environment["TMPDIR"] = str(folder)
     monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("LESION_SCREEN_HOME", stack.environment["LESION_SCREEN_HOME"])
 
 
 def check(stack: Stack, part: str, *arguments: str, **settings: str) -> tuple[int, str]:
@@ -132,3 +133,11 @@ def test_other_parts_say_what_they_lack(archive: Archive, stack: Stack, redis_se
     away = "postgresql+psycopg://nobody@127.0.0.1:1/none"
     assert check(stack, "feeder", DB_URL=away)[1].startswith("The ledger does not answer")
     assert archive.number("SELECT count(*) FROM batch") == 0
+
+
+def test_workers_of_one_name_in_two_homes_have_signs_of_life_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = vitals_path("screener-1@host")
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "other"))
+    assert vitals_path("screener-1@host") != here
