@@ -12,7 +12,7 @@ WORKERS ?= 1
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat benchmark clean
+.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower benchmark clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ secrets: install ## Draw the passwords that docker-compose.yml mounts.
 
 beat: install ## Strike the hours of WORKER_RETRAIN_CRON.
 	@$(BIN)/celery -A worker.app beat --loglevel WARNING
+
+flower: install ## Watch workers and tasks (FLOWER_BASIC_AUTH, WORKER_BROKER_URL and DB_URL say how and where).
+	@$(BIN)/python -m worker.monitor
 
 benchmark: install ## Compare with a plain predict loop: make benchmark ARCHIVE=DIR
 	@$(BIN)/python tests/benchmarks/compare_predict_loop.py $(ARCHIVE)

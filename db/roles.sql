@@ -40,7 +40,7 @@ GRANT SELECT (
 ), UPDATE (state, reason, image_digest, input_digest, marks) ON item TO lesion_worker;
 GRANT SELECT, INSERT ON result TO lesion_worker;
 GRANT SELECT ON model_version, training_run TO lesion_worker;
-GRANT SELECT, INSERT, UPDATE, DELETE ON lease TO lesion_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lease, device TO lesion_worker;
 GRANT SELECT, INSERT ON drift TO lesion_worker;
 GRANT USAGE ON SEQUENCE result_id_seq TO lesion_worker;
 
@@ -63,7 +63,7 @@ GRANT USAGE ON SEQUENCE batch_id_seq, chunk_id_seq, item_id_seq, label_id_seq, a
 GRANT USAGE ON SEQUENCE training_run_id_seq, run_event_id_seq TO lesion_producer;
 
 GRANT SELECT (id, state, priority, model_digest, created_at, opened_at) ON batch TO lesion_reader;
-GRANT SELECT ON chunk, result, drift, model_version, training_run, run_event TO lesion_reader;
+GRANT SELECT ON chunk, result, drift, model_version, training_run, run_event, lease, device TO lesion_reader;
 GRANT SELECT (id, item_id, dx, dx_type, labelled_on) ON label TO lesion_reader;
 GRANT SELECT (
     id, batch_id, chunk_id, age, sex, localization, label, state, reason, image_digest, input_digest

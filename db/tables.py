@@ -361,6 +361,22 @@ class AuditEntry(Base):
     __table_args__ = (UniqueConstraint("previous_hash"), {"sqlite_autoincrement": True})
 
 
+class Device(Base):
+    """What a worker's pool child scores on, as it last said; one row a worker, and nothing depends on it."""
+
+    __tablename__ = "device"
+
+    #: The Celery node's name.
+    worker: Mapped[str] = mapped_column(Text, primary_key=True)
+    #: "gpu" or "cpu".
+    kind: Mapped[str] = mapped_column(String(8))
+    #: In use, as TensorFlow counts it; NULL on a CPU.
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: Images that the network sees at once.
+    batch_size: Mapped[int] = mapped_column(Integer)
+    seen_at: Mapped[float] = mapped_column(Double)
+
+
 class Lease(Base):
     """A role that one process at a time may hold, such as the feeder's."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.artifact import Manifest, read_manifest, read_weights
 from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence
+from model.device import memory_in_use
 from model.errors import ArtifactError
 from model.images import decode_image
 from model.labels import CLASSES, MALIGNANT_INDEX
@@ -20,13 +21,15 @@ from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
 if TYPE_CHECKING:
     import keras
 
-    from model.engine import FrozenGraph
+    from model.engine import FrozenGraph, Precision
 
 #: Images of the golden prediction.
 GOLDEN_IMAGES: Final = 4
 #: Largest difference in probability from the golden prediction: float32 kernels of different machines stay under
 #: 1e-4, TF32 on a GPU under 5e-3, and a wrong or foreign network is tenths away.
 GOLDEN_TOLERANCE: Final = 5e-3
+#: Batches of `GOLDEN_IMAGES` on which two precisions must agree.
+_AGREEMENT_BATCHES: Final = 16
 
 LOW_CONFIDENCE: Final = "low_confidence"
 UNFAMILIAR_IMAGE: Final = "unfamiliar_image"
@@ -69,34 +72,52 @@ class Classifier:
         self.manifest = manifest
         self.digest = manifest.digest
         self.engine_name = engine.name
+        self.precision = engine.precision
+        self.device = engine.device
         self.input_size = manifest.network.input_size
         self.metadata_encoding = encoding_of(manifest)
         self._engine = engine
         self._prior = np.asarray(manifest.prior)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, precision: Precision = "float32", batch_size: int | None = None) -> Self:
         """Load an artifact: digest first, then weights into our own network, then the golden prediction.
 
         Args:
             folder: The artifact.
+            precision: What the network is to compute in. Another one than float32 is taken only where it agrees with
+                float32 to `GOLDEN_TOLERANCE` and names the same diagnoses; `precision` of the classifier says so.
+            batch_size: Images at once; found by a probe on a GPU where it is not given.
 
         Raises:
             ArtifactError: Anything about it is not what it claims.
+            OutOfMemory: If not even one image fits the device.
         """
-        from model.engine import FrozenGraph
-
         manifest = read_manifest(folder)
-        network, space = load_network(folder, manifest)
-        engine = FrozenGraph(
-            network,
-            input_size=manifest.network.input_size,
-            prior=np.asarray(manifest.prior),
-            temperature=manifest.calibration.temperature,
-            space=space,
-        )
+        engine = _load_engine(folder, manifest, "float32")
         _check_golden(manifest, engine)
+        if precision != "float32":
+            lighter = _load_engine(folder, manifest, precision)
+            engine = lighter if _agree(manifest, engine, lighter) else engine
+        if batch_size is None:
+            images, metadata = golden_input(0, manifest.network.input_size, encoding_of(manifest))
+            engine.fit_batch_size(images[0], metadata[0])
+        else:
+            engine.batch_size = batch_size
         return cls(manifest, engine)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images to give `classify` at once; it takes any number."""
+        return self._engine.batch_size
+
+    def memory_in_use(self) -> int | None:
+        """Say how much of a GPU's memory is used.
+
+        Returns:
+            Bytes, or None on a CPU.
+        """
+        return memory_in_use()
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Decode an image file to the network's input; any thread may call it.
@@ -146,6 +167,34 @@ class Classifier:
             referred=reason is not None,
             refer_reason=reason,
         )
+
+
+def _load_engine(folder: Path, manifest: Manifest, precision: Precision) -> FrozenGraph:
+    from model.engine import FrozenGraph, computing_in
+
+    with computing_in(precision):
+        network, space = load_network(folder, manifest)
+    return FrozenGraph(
+        network,
+        input_size=manifest.network.input_size,
+        prior=np.asarray(manifest.prior),
+        temperature=manifest.calibration.temperature,
+        space=space,
+        precision=precision,
+    )
+
+
+def _agree(manifest: Manifest, engine: FrozenGraph, lighter: FrozenGraph) -> bool:
+    prior = np.asarray(manifest.prior)
+    for seed in range(_AGREEMENT_BATCHES):
+        images, metadata = golden_input(seed, manifest.network.input_size, encoding_of(manifest))
+        expected, found = engine.run(images, metadata)[0], lighter.run(images, metadata)[0]
+        # Also false where something is not a number.
+        if not np.allclose(found, expected, rtol=0, atol=GOLDEN_TOLERANCE):
+            return False
+        if not np.array_equal(np.argmax(found / prior, axis=1), np.argmax(expected / prior, axis=1)):
+            return False
+    return True
 
 
 def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, FeatureSpace]:

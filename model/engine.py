@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.calibration import FeatureSpace
+from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_gpus
+from model.errors import OutOfMemory
+
+#: What the network computes in; weights, calibration and probabilities are float32 whatever it is.
+Precision = Literal["float32", "float16", "bfloat16"]
+
+_POLICIES: Final = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
+
+
+@contextmanager
+def computing_in(precision: Precision) -> Iterator[None]:
+    """Build networks that compute in a precision.
+
+    Args:
+        precision: Of every layer that does not ask for another one.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_POLICIES[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class FrozenGraph:
@@ -23,13 +48,29 @@ class FrozenGraph:
         prior: `(7,)` class frequencies of the posterior.
         temperature: T of the posterior.
         space: Feature space of the training images.
+        precision: What the network was built to compute in, see `computing_in`.
+
+    Attributes:
+        name: Stored with each result: "tensorflow-frozen", with "-gpu" and the precision where it is not float32.
+        device: "gpu" or "cpu".
+        batch_size: How many images to give it at once; halved whenever so many do not fit.
     """
 
-    name = "tensorflow-frozen"
-
     def __init__(
-        self, network: Any, *, input_size: int, prior: NDArray[np.float64], temperature: float, space: FeatureSpace
+        self,
+        network: Any,
+        *,
+        input_size: int,
+        prior: NDArray[np.float64],
+        temperature: float,
+        space: FeatureSpace,
+        precision: Precision = "float32",
     ) -> None:
+        self.precision = precision
+        self.device = prepare_gpus()
+        parts = ("tensorflow-frozen", *["gpu"] * (self.device == "gpu"), *[precision] * (precision != "float32"))
+        self.name = "-".join(parts)
+        self.batch_size = CPU_BATCH_SIZE
         self._function = _freeze(network, input_size, np.log(prior), temperature, space)
 
     def run(
@@ -43,9 +84,48 @@ class FrozenGraph:
 
         Returns:
             Posteriors `(n, 7)` float32 and distances `(n,)` float32 to the nearest class in feature space.
+
+        Raises:
+            OutOfMemory: If not even one image fits.
         """
-        posteriors, distances = self._function(tf.constant(images), tf.constant(metadata))
-        return posteriors.numpy(), distances.numpy()
+        size = len(images)
+        while True:
+            try:
+                parts = [
+                    self._run(images[start : start + size], metadata[start : start + size])
+                    for start in range(0, len(images), size)
+                ]
+            except OutOfMemory:
+                if size == 1:
+                    raise
+                # Somebody else may use the same device: what fitted at the start need not fit for ever.
+                size = self.batch_size = max(1, min(size, self.batch_size) // 2)
+            else:
+                return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _run(
+        self, images: NDArray[np.uint8], metadata: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        try:
+            posteriors, distances = self._function(tf.constant(images), tf.constant(metadata))
+            return posteriors.numpy(), distances.numpy()
+        except tf.errors.ResourceExhaustedError:
+            raise OutOfMemory(f"{len(images)} images at once do not fit the memory of the {self.device}.") from None
+
+    def fit_batch_size(self, image: NDArray[np.uint8], metadata: NDArray[np.float32]) -> None:
+        """Find out how many images at once a GPU does best with; on a CPU it is known.
+
+        Args:
+            image: `(s, s, 3)` uint8, any.
+            metadata: `(width,)` float32, any.
+
+        Raises:
+            OutOfMemory: If not even one image fits.
+        """
+        if self.device == "gpu":
+            self.batch_size = find_batch_size(
+                lambda size: self._run(np.repeat(image[None], size, axis=0), np.repeat(metadata[None], size, axis=0))
+            )
 
 
 def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature: float, space: FeatureSpace) -> Any:
@@ -65,7 +145,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
         pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
         outputs = network([pixels, metadata], training=False)
         posteriors = tf.nn.softmax(outputs["logits"] / temperature + bias)
-        offsets = outputs["features"] - mean
+        offsets = tf.cast(outputs["features"], tf.float32) - mean
         gaps = tf.reduce_sum(tf.square(tf.matmul(offsets, projection)[:, None, :] - centres[None]), axis=2)
         outside = tf.reduce_sum(
             tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1

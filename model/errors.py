@@ -3,6 +3,7 @@
 ModelError
 ├── RejectedImage         the file is bad: recorded with its reason, never tried again
 ├── ArchiveUnavailable    the archive's root is away: wait and try again
+├── OutOfMemory           so many images do not fit the device: fewer at once
 ├── ArtifactError         the model's files are not what they claim: install the model again
 ├── TrainingDataError     the training folder is not usable: mend it
 └── TrainingDiverged      the loss is no number: lower the rate or look at the data
@@ -51,6 +52,10 @@ class RejectedImage(ModelError):  # noqa: N818 - not an error of ours: an outcom
 
 class ArchiveUnavailable(ModelError):  # noqa: N818 - says what is the case
     """The archive's root does not answer: unmounted, an I/O error, a stale handle."""
+
+
+class OutOfMemory(ModelError):  # noqa: N818 - says what is the case
+    """So many images at once do not fit the memory of the device."""
 
 
 class ArtifactError(ModelError):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer import guard
@@ -38,6 +38,8 @@ class ChildPlan:
     lock: Path | None = None
     #: Whether the others make no sense without it.
     essential: bool = True
+    #: Settings of its own; no secrets.
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Child:
@@ -52,7 +54,7 @@ class Child:
     def __init__(self, plan: ChildPlan, home: Path, environment: Mapping[str, str]) -> None:
         self.plan = plan
         self._home = home
-        self._environment = dict(environment)
+        self._environment = {**environment, **plan.settings}
         self._guard: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._start_again_at = 0.0

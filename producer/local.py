@@ -49,8 +49,8 @@ class LocalStack:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._plans = [_worker_plan(f"screener-{number}", SCREENING_QUEUE) for number in range(1, workers + 1)]
-        self._plans += [*[_worker_plan("trainer", TRAINING_QUEUE)] * training, *more]
+        self._plans = [_worker_plan(f"screener-{one + 1}", SCREENING_QUEUE, gpu=one) for one in range(workers)]
+        self._plans += [*[_worker_plan("trainer", TRAINING_QUEUE, gpu=workers)] * training, *more]
         self._broker_url = broker_url
         self._environment = child_environment(home, environment if environment is not None else os.environ)
         self._lock: int | None = None
@@ -208,13 +208,14 @@ def _identify_ledger(home: Path, environment: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(place).encode()).hexdigest()
 
 
-def _worker_plan(name: str, queue: str) -> ChildPlan:
+def _worker_plan(name: str, queue: str, *, gpu: int) -> ChildPlan:
     command = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
         *("-Q", queue, "-c", "1", "--pool", "prefork"),
         *("--hostname", f"{name}@%h", "--loglevel", "WARNING"),
     )
-    return ChildPlan(name=name, command=command, grace=_WORKER_GRACE)
+    settings = {"WORKER_GPU_INDEX": str(gpu)}
+    return ChildPlan(name=name, command=command, grace=_WORKER_GRACE, settings=settings)
 
 
 def is_stack_running(home: Path) -> bool:

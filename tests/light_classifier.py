@@ -45,15 +45,24 @@ class LightClassifier:
 
     engine_name = "light"
     metadata_encoding: MetadataEncoding = "small"
+    device = "cpu"
+    precision = "float32"
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, digest: str, batch_size: int = 8) -> None:
         self.digest = digest
+        self.batch_size = batch_size
         self._calls = 0
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, precision: str, batch_size: int | None) -> Self:
         """Take the digest from the folder's name; there is nothing to load."""
-        return cls(folder.name)
+        assert precision == cls.precision
+        return cls(folder.name, batch_size or 8)
+
+    @staticmethod
+    def memory_in_use() -> int | None:
+        """Use no GPU."""
+        return None
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Decode as the real one does, and do a worker in on the one image that a test names by its brightness."""

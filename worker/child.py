@@ -1,7 +1,10 @@
 """What one pool child holds: its settings, the ledger, the loaded models and how it backs off."""
 
+import contextlib
 import importlib
 import os
+import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +14,15 @@ from typing import Final, Self
 import structlog
 from sqlalchemy import Engine
 
+from db.devices import DeviceRow, record_device
 from db.models import active_model
-from db.session import check_revision, open_ledger
+from db.session import TRANSIENT_ERRORS, check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 from model.artifact import artifact_path
 from model.errors import ModelError
 from worker.errors import ModelUnavailable
 from worker.failpoints import Step, failpoint, no_failpoint
+from worker.gpu import take_own_gpu
 from worker.patience import insist, pause, wait
 from worker.screening import Scorer
 from worker.settings import WorkerSettings
@@ -31,6 +36,9 @@ _START_SECONDS: Final = 60
 
 #: The longest pause while an archive or a model is away, seconds.
 _LONGEST_BACK_OFF: Final = 60
+
+#: What a child scores on is told to the ledger this often at most, seconds.
+_TELL_SECONDS: Final = 60
 
 _log = structlog.get_logger()
 
@@ -46,6 +54,7 @@ class Child:
         node: The Celery node's name.
         stopping: Whether the worker is to stop soon.
         pass_step: Called at each named step.
+        gpus: How many the machine has for its workers.
     """
 
     settings: WorkerSettings
@@ -54,8 +63,10 @@ class Child:
     node: str
     stopping: Callable[[], bool]
     pass_step: Callable[[Step], None] = no_failpoint
+    gpus: int = 0
     _models: OrderedDict[str, Scorer] = field(default_factory=OrderedDict)
     _setbacks: int = 0
+    _told_at: float = -_TELL_SECONDS
 
     @property
     def name(self) -> str:
@@ -78,6 +89,7 @@ class Child:
             sqlalchemy.exc.OperationalError: If the database stayed away.
         """
         settings, home = read_settings(WorkerSettings), read_settings(HomeSettings)
+        gpus = take_own_gpu(settings.gpu_index)
         database = read_settings(DbSettings)
         engine = open_ledger(database.ledger_url(home), pool_size=database.pool_size)
         insist(lambda: check_revision(engine), seconds=_START_SECONDS, until=stopping)
@@ -88,6 +100,7 @@ class Child:
             node=name,
             stopping=stopping,
             pass_step=failpoint(settings),
+            gpus=len(gpus),
         )
         child.warm_up()
         return child
@@ -127,16 +140,42 @@ class Child:
     def _load(self, digest: str) -> Scorer:
         # TensorFlow writes its start-up chatter past the logs.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        module, _, attribute = self.settings.classifier.partition(":")
+        given = self.settings
+        module, _, attribute = given.classifier.partition(":")
         kind = getattr(importlib.import_module(module), attribute)
         try:
-            loaded: Scorer = kind.load(artifact_path(self.store, digest))
+            loaded: Scorer = kind.load(
+                artifact_path(self.store, digest),
+                precision=self.settings.precision,
+                batch_size=self.settings.batch_size,
+            )
         except (ModelError, OSError) as error:
             raise ModelUnavailable(f"Model {digest} cannot be loaded ({type(error).__name__}).") from error
         if loaded.digest != digest:
             raise ModelUnavailable(f"The store has another model under {digest}.")
-        _log.info("model loaded", model=digest, worker=self.name)
+        _log.info(
+            "model loaded",
+            model=digest,
+            worker=self.name,
+            device=loaded.device,
+            precision=loaded.precision,
+            batch_size=loaded.batch_size,
+        )
+        self._complain(loaded)
         return loaded
+
+    def _complain(self, loaded: Scorer) -> None:
+        """Say aloud what costs speed and would go unseen otherwise."""
+        if loaded.precision != self.settings.precision:
+            _log.error(
+                "precision refused, verdicts would differ", model=loaded.digest, precision=self.settings.precision
+            )
+        if self.gpus and loaded.device == "cpu":
+            _log.error("this machine has GPUs and TensorFlow uses none", worker=self.name, gpus=self.gpus)
+            sys.stderr.write(
+                f"This machine has {self.gpus} GPU(s) and TensorFlow uses none of them: images are scored on the CPU, "
+                "many times slower. Install requirements-gpu.lock, and see `lesion-screen doctor`.\n"
+            )
 
     def note_success(self) -> None:
         """Forget setbacks: the next one starts with a short pause."""
@@ -148,7 +187,23 @@ class Child:
         Args:
             busy: Whether a message is worked on.
         """
-        write_vitals(self.node, busy=busy, models=tuple(self._models))
+        loaded = next(reversed(self._models.values()), None)
+        device = loaded.device if loaded else None
+        write_vitals(self.node, busy=busy, models=tuple(self._models), device=device)
+        if loaded is not None and not busy and time.monotonic() - self._told_at > _TELL_SECONDS:
+            self._told_at = time.monotonic()
+            self._tell(loaded)
+
+    def _tell(self, loaded: Scorer) -> None:
+        row = DeviceRow(
+            worker=self.node,
+            kind=loaded.device,
+            memory_bytes=loaded.memory_in_use(),
+            batch_size=loaded.batch_size,
+        )
+        # Nobody depends on it, and a ledger that is away has been complained of.
+        with contextlib.suppress(*TRANSIENT_ERRORS):
+            record_device(self.engine, row)
 
     def back_off(self) -> None:
         """Wait after a setback that is no chunk's fault, longer each time in a row, and never once told to stop."""

@@ -69,8 +69,11 @@ class Doorbell:
         Raises:
             BrokerUnavailable: If Redis does not take it.
         """
+        shown = f"batch {check.batch}, chunk {check.chunk}, {check.items} images, model {check.model[:12]}"
+        payload = check.model_dump(mode="json")
         try:
-            self._app.send_task(SCREEN_CHUNK, args=(check.model_dump(mode="json"),), queue=SCREENING_QUEUE, retry=False)
+            # Flower shows the second, and it is all that a person needs to find the chunk.
+            self._app.send_task(SCREEN_CHUNK, (payload,), argsrepr=shown, queue=SCREENING_QUEUE, retry=False)
             if urgent:
                 self._move_to_front()
         except _BROKER_ERRORS as error:
@@ -88,7 +91,7 @@ class Doorbell:
         Raises:
             BrokerUnavailable: If Redis does not take it.
         """
-        if self._depth(TRAINING_QUEUE):
+        if self.queue_depth(TRAINING_QUEUE):
             return False
         check = RunCheck(version=CONTRACT_VERSION, run=run_id)
         try:
@@ -149,8 +152,11 @@ class Doorbell:
             )
         return len(rung)
 
-    def queue_depth(self) -> int:
-        """Count the screening messages that wait in Redis, those in workers' hands not included.
+    def queue_depth(self, queue: str = SCREENING_QUEUE) -> int:
+        """Count the messages that wait in Redis, those in workers' hands not included.
+
+        Args:
+            queue: The queue's name.
 
         Returns:
             How many wait.
@@ -158,9 +164,6 @@ class Doorbell:
         Raises:
             BrokerUnavailable: If Redis does not answer.
         """
-        return self._depth(SCREENING_QUEUE)
-
-    def _depth(self, queue: str) -> int:
         try:
             with self._app.connection_or_acquire() as connection:
                 # Redis keeps a queue as a list of the same name; a list that is not there has length 0.

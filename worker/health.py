@@ -60,7 +60,7 @@ def check_worker(engine: Engine, settings: WorkerSettings, node: str) -> str:
     if vitals.busy:
         if age > settings.lease_seconds and not lease_is_alive(engine, f"{node}/{vitals.pid}"):
             raise Unhealthy("The worker does not get on with its chunk, whose lease has run out: see its log.")
-        return "works on a chunk"
+        return f"works on a chunk, on the {vitals.device or 'cpu'}"
     if age > _DEAF_SECONDS and work_waits(engine, settings, _DEAF_SECONDS):
         raise Unhealthy("Work waits and none has reached this worker for minutes: look at the feeder and at Redis.")
     return "idle"

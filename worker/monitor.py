@@ -2,13 +2,16 @@
 
 import os
 import sys
-from typing import Final, NoReturn, Self
+from typing import Final, Self
 
+from celery.__main__ import main as run_celery
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from db.errors import SettingsError
-from db.settings import StrictSettings, read_settings
+from db.errors import LedgerError, SettingsError
+from db.session import open_ledger
+from db.settings import DbSettings, HomeSettings, StrictSettings, read_settings
+from worker.metrics import serve_metrics
 from worker.settings import WorkerSettings
 
 #: Shorter ones are tried out over a lunch break.
@@ -47,35 +50,42 @@ class MonitorSettings(StrictSettings):
         return self
 
 
-def command(settings: MonitorSettings) -> list[str]:
+def arguments(settings: MonitorSettings) -> list[str]:
     """Say how Flower is started; the password is not among the arguments, which every user of a machine can read.
 
     Args:
         settings: Address and port.
 
     Returns:
-        The command line.
+        The command line of Celery.
     """
     return [
-        *(sys.executable, "-m", "celery", "-A", "worker.app", "--quiet", "flower"),
+        *("celery", "-A", "worker.app", "--quiet", "flower"),
         *(f"--address={settings.address}", f"--port={settings.port}"),
+        # The payload says which chunk of which batch it is.
+        "--tasks_columns=name,args,state,received,runtime,worker",
+        # People watch: whoever has the password queues no task, and stops no worker.
+        "--read_only=True",
         # By default Flower runs whatever is called flowerconfig.py in the current folder.
         f"--conf={os.devnull}",
     ]
 
 
-def main() -> NoReturn:
-    """Become Flower, or end with 2 where a setting is wrong."""
+def main() -> None:
+    """Run Flower with the ledger's metrics, or end with 2 where a setting is wrong."""
     try:
-        settings = read_settings(MonitorSettings)
-        if read_settings(WorkerSettings).broker_url is None:
-            raise SettingsError("WORKER_BROKER_URL is not set: Flower needs the address of Redis.")  # noqa: TRY301
-    except SettingsError as error:
+        settings, broker_url = read_settings(MonitorSettings), read_settings(WorkerSettings).broker_url
+        if broker_url is None:
+            raise SettingsError("WORKER_BROKER_URL is not set: Flower needs the address of Redis.")
+        engine = open_ledger(read_settings(DbSettings).ledger_url(read_settings(HomeSettings)))
+    except LedgerError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(_USAGE) from None
     if settings.basic_auth is not None:
         os.environ["FLOWER_BASIC_AUTH"] = settings.basic_auth.get_secret_value()
-    os.execv(sys.executable, command(settings))  # noqa: S606 - no shell is wanted
+    serve_metrics(engine, broker_url.get_secret_value())
+    sys.argv = arguments(settings)
+    run_celery()
 
 
 if __name__ == "__main__":

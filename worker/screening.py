@@ -32,6 +32,17 @@ class Scorer(Protocol):
     digest: str
     engine_name: str
     metadata_encoding: MetadataEncoding
+    #: "gpu" or "cpu".
+    device: str
+    #: What it computes in.
+    precision: str
+
+    @property
+    def batch_size(self) -> int:
+        """How many images to give it at once."""
+
+    def memory_in_use(self) -> int | None:
+        """Say how many bytes of a GPU it uses; None on a CPU."""
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Decode a file to `(size, size, 3)` uint8; any thread may call it."""
@@ -137,11 +148,12 @@ class Screening:
         )
 
     def _pipelined(self, source: Source) -> bool:
-        threads, in_flight = self.settings.decode_threads, self.settings.decoded_images
+        threads = self.settings.decode_threads
+        in_flight = max(self.settings.decoded_images, 2 * self.classifier.batch_size)
         with closing(stream(source, self.claim.items, threads=threads, in_flight=in_flight)) as arrivals:
             for arrival in arrivals:
                 self._take(arrival)
-                if len(self._waiting) < self.settings.batch_size:
+                if len(self._waiting) < self.classifier.batch_size:
                     continue
                 self._classify()
                 if self.stopping():

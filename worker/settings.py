@@ -35,10 +35,14 @@ class WorkerSettings(StrictSettings):
     #: the batch in hand, a second or so on a CPU; the rest is for a slow database.
     shutdown_seconds: float = Field(default=10, gt=0, le=30)
     decode_threads: int = Field(default=2, ge=1, le=64)
-    #: Images the network sees at once. On a CPU 8 keeps the activations in the cache (a fifth faster than 16 and more);
-    #: set more for a GPU.
-    batch_size: int = Field(default=8, ge=1, le=1024)
-    #: Decoded images that wait at most; about 150 KB each at 224 x 224.
+    #: Images the network sees at once. Where it is not given, 8 on a CPU, and on a GPU what a probe at the start finds.
+    batch_size: int | None = Field(default=None, ge=1, le=1024)
+    #: Which of its machine's GPUs a worker takes, counted from 0; its further children take the next ones.
+    gpu_index: int = Field(default=0, ge=0, le=1024)
+    #: What the network computes in. Another one than float32 is taken only where it gives the same verdicts; float16 is
+    #: for GPUs, and on CPUs slower.
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    #: Decoded images that wait at most, two batches where that is more; about 150 KB each at 224 x 224.
     decoded_images: int = Field(default=96, ge=1, le=4096)
     #: Outcomes are committed this often, so that a crash costs no more work than that.
     record_seconds: float = Field(default=3, gt=0)

@@ -24,6 +24,8 @@ class Vitals(BaseModel):
     pid: int
     #: Digests of the models that it has loaded.
     models: tuple[str, ...]
+    #: What it scores on, "gpu" or "cpu"; None as long as no model is loaded.
+    device: str | None = None
     #: Whether it works on a message.
     busy: bool
     #: Since when it is busy or idle, seconds since 1970.
@@ -44,15 +46,16 @@ def vitals_path(node: str) -> Path:
     return Path(tempfile.gettempdir()) / f"lesion-screen-{digest[:16]}.json"
 
 
-def write_vitals(node: str, *, busy: bool, models: tuple[str, ...]) -> None:
+def write_vitals(node: str, *, busy: bool, models: tuple[str, ...], device: str | None = None) -> None:
     """Say what this process does; a disk that does not take it stops no work.
 
     Args:
         node: The Celery node's name.
         busy: Whether it works on a message.
         models: Digests of the models that it has loaded.
+        device: What it scores on, "gpu" or "cpu".
     """
-    vitals = Vitals(pid=os.getpid(), models=models, busy=busy, since=time.time())
+    vitals = Vitals(pid=os.getpid(), models=models, device=device, busy=busy, since=time.time())
     path = vitals_path(node)
     with contextlib.suppress(OSError):
         # A name that nobody can guess, moved over the known one: in a shared folder somebody else's link lies in wait.

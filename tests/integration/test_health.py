@@ -60,7 +60,7 @@ def test_a_worker_is_healthy_while_it_works_and_while_it_waits(archive: Archive,
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If it is asked how it is, then, afterwards, and when its child was killed
-    assert check(stack, "worker", *node) == (0, "worker works on a chunk")
+    assert check(stack, "worker", *node) == (0, "worker works on a chunk, on the cpu")
     assert check(stack, "feeder") == (0, "feeder feeds")
     stack.let_go()
     stack.until(lambda: archive.counts(batch).open == 0)

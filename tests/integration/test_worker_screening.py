@@ -158,7 +158,7 @@ def test_a_worker_that_is_to_stop_records_what_it_did(archive: Archive) -> None:
 
     # Then two batches are recorded, and the chunk is open for others
     assert report.ending is Ending.RELEASED
-    assert archive.counts(batch).done == 2 * WorkerSettings().batch_size
+    assert archive.counts(batch).done == 2 * WatchedClassifier().batch_size
     assert len(claim(archive, *archive.chunks(batch)).items) == 100 - archive.counts(batch).done
 
 

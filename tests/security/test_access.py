@@ -11,7 +11,7 @@ import pytest
 import redis
 
 import worker.contract
-from tests.security.conftest import flower_of
+from tests.monitoring import flower_of
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from db.models import activate_first, register_model
 from db.tables import CLASSES
+from tests.monitoring import Flower, flower_of
 from tests.security.canary import (
     CANARY,
     DEADLY,
@@ -28,7 +29,6 @@ from tests.security.canary import (
     redis_files,
     redis_keys,
 )
-from tests.security.conftest import Flower, flower_of
 from tests.stack import LIGHT, ROOT
 from worker.contract import SCREEN_CHUNK
 

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.security.conftest import LOGIN, flower_of
+from tests.monitoring import LOGIN, flower_of
 
 if TYPE_CHECKING:
     from tests.stack import Stack
 
-PAGES = ("/", "/workers", "/tasks", "/tasks/datatable", "/broker", "/api/workers", "/api/tasks", "/api/queues/length")
+PAGES = (
+    "/",
+    "/workers",
+    "/tasks",
+    "/tasks/datatable",
+    "/broker",
+    "/metrics",
+    "/api/workers",
+    "/api/tasks",
+    "/api/queues/length",
+)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +68,12 @@ def test_it_listens_on_the_loopback_alone_and_asks_for_the_password(stack: Stack
         arguments = " ".join(psutil.Process(stack.running[-1].pid).cmdline())
         assert "horse" not in arguments
         assert stack.environment["WORKER_BROKER_URL"] not in arguments
+
+
+def test_whoever_has_the_password_watches_and_queues_nothing(stack: Stack) -> None:
+    with flower_of(stack) as flower:
+        for order in ("task/send-task/lesion_screen.screen_chunk", "worker/shutdown/w1@test"):
+            assert flower.get(f"/api/{order}", content=b'{"args": []}')[0] == 403, order
 
 
 def test_code_in_the_current_folder_is_not_run(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import trustme
 from sqlalchemy import Engine, make_url
 
 from tests.archive import Archive
-from tests.security.conftest import flower_of
+from tests.monitoring import flower_of
 from tests.stack import SHORT_TIMES, Stack
 
 if TYPE_CHECKING:
