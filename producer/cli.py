@@ -182,6 +182,7 @@ def run(
 @_name
 @_priority
 @click.option("--problems", type=click.Path(path_type=Path), help="File to list every odd row in.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, in hours and disk, and write nothing.")
 def submit(
     archive: Path,
     metadata: Path | None,
@@ -189,12 +190,13 @@ def submit(
     name: str | None,
     priority: int,
     problems: Path | None,
+    dry_run: bool,
 ) -> int:
     """Write ARCHIVE into the ledger and ring the workers."""
     from producer import commands
 
     options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)
-    return commands.submit(options, problems=problems)
+    return (commands.foresee if dry_run else commands.submit)(options, problems=problems)
 
 
 @cli.command()

@@ -1,11 +1,13 @@
 """The commands that screen: run, submit and resume; imported only when one of them is called."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status as RichStatus
 from sqlalchemy import Engine
 
 from db.audit import record_action
@@ -15,6 +17,7 @@ from db.settings import read_settings
 from db.tables import BatchState
 from producer.archive import Archive, open_archive
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, ServiceProblem, UsageProblem
+from producer.forecast import make_forecast, print_forecast
 from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
 from producer.manifest import Manifest
@@ -120,6 +123,25 @@ def _conclude(
     return status.exit_code
 
 
+def foresee(options: ArchiveOptions, *, problems: Path | None) -> int:
+    """Do `lesion-screen submit --dry-run`: say what an archive would cost, and write nothing.
+
+    Args:
+        options: The archive.
+        problems: File that lists what is odd.
+
+    Returns:
+        The exit code.
+    """
+    console, place = open_console(), read_place()
+    with _reading(_open_archive(options, place), console) as (manifest, _):
+        forecast = make_forecast(place, manifest)
+        _tell(console, manifest, manifest.problem_counts(), problems)
+    print_forecast(console, forecast)
+    print_json(forecast.as_json())
+    return EXIT_DONE
+
+
 def submit(options: ArchiveOptions, *, problems: Path | None) -> int:
     """Do `lesion-screen submit`.
 
@@ -213,15 +235,11 @@ def _submit(
     problems: Path | None,
 ) -> Submitted:
     settings = read_settings(ProducerSettings)
-    line = console.status("Reading the archive …")
+    with _reading(archive, console) as (manifest, line):
 
-    def say_read(count: int) -> None:
-        line.update(f"Reading the archive … {count:,} files and rows")
+        def say_written(count: int) -> None:
+            line.update(f"Writing the ledger … {count:,} items")
 
-    def say_written(count: int) -> None:
-        line.update(f"Writing the ledger … {count:,} items")
-
-    with line, Manifest(archive, say_read) as manifest:
         submitted = submit_manifest(
             engine,
             manifest,
@@ -232,10 +250,25 @@ def _submit(
             on_items=say_written,
             actor=name_actor(),
         )
-        print_problems(console, submitted.problems, manifest.problems())
-        if problems is not None:
-            write_problems(problems, manifest.problems())
-    if submitted.ignored:
-        kinds = ", ".join(f"{count:,} {printable(ending)}" for ending, count in submitted.ignored.items())
-        console.print(f"Ignored files that are no images: {kinds}.", highlight=False)
+        _tell(console, manifest, submitted.problems, problems)
     return submitted
+
+
+@contextmanager
+def _reading(archive: Archive, console: Console) -> Iterator[tuple[Manifest, RichStatus]]:
+    line = console.status("Reading the archive …")
+
+    def say_read(count: int) -> None:
+        line.update(f"Reading the archive … {count:,} files and rows")
+
+    with line, Manifest(archive, say_read) as manifest:
+        yield manifest, line
+
+
+def _tell(console: Console, manifest: Manifest, counts: Mapping[str, int], problems: Path | None) -> None:
+    print_problems(console, counts, manifest.problems())
+    if problems is not None:
+        write_problems(problems, manifest.problems())
+    if manifest.ignored:
+        kinds = ", ".join(f"{count:,} {printable(ending)}" for ending, count in manifest.ignored.items())
+        console.print(f"Ignored files that are no images: {kinds}.", highlight=False)

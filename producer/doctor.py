@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 from redis import Redis
@@ -30,6 +29,7 @@ from producer.broker import find_server
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, ServiceProblem
 from producer.ledger import Place, read_place
 from producer.local import child_environment
+from producer.paths import nearest_folder
 from producer.report import printable
 from producer.terminal import print_json
 from worker.errors import WorkerError
@@ -134,14 +134,10 @@ def _disk(place: Place) -> Finding:
         return _bad("disk", "LESION_SCREEN_HOME cannot be written to: check who owns it.")
     if place.home.stat().st_mode & 0o077:
         return _odd("disk", "LESION_SCREEN_HOME may be read by others: chmod 700 keeps patients' data to its owner.")
-    free = min(shutil.disk_usage(_nearest(folder)).free for folder in (place.home, place.store))
+    free = min(shutil.disk_usage(nearest_folder(folder)).free for folder in (place.home, place.store))
     if free < _LEAST_FREE_BYTES:
         return _odd("disk", f"{free / 1024**3:.1f} GiB are free where home or store lie: make room, or move them.")
     return _good("disk", f"{free / 1024**3:,.0f} GiB are free.")
-
-
-def _nearest(folder: Path) -> Path:
-    return next(one for one in (folder, *folder.parents) if one.exists())
 
 
 def _ledger(place: Place) -> tuple[Engine | None, Finding]:

@@ -90,3 +90,15 @@ def open_below(root: Path, relative: str) -> Iterator[BufferedReader]:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise OSError("not a regular file")
         yield opened
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Find where something that is not there yet would be made.
+
+    Args:
+        folder: Absolute.
+
+    Returns:
+        It, or the nearest folder above it that is there.
+    """
+    return next(one for one in (folder, *folder.parents) if one.exists())

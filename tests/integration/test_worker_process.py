@@ -139,3 +139,20 @@ def test_a_pickle_is_refused_unread(archive: Archive, stack: Stack, redis_url: s
 
     # Then nothing ran
     assert not trace.exists()
+
+
+def test_a_worker_that_finds_gpus_and_uses_none_says_so_aloud(archive: Archive, stack: Stack, tmp_path: Path) -> None:
+    # Given a machine whose driver tells of two GPUs, and a classifier that computes on the CPU
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\n'\n", encoding="utf-8")
+    driver.chmod(0o755)
+    stack.start_worker("w1", PATH=f"{tmp_path}:{os.environ['PATH']}", WORKER_GPU_INDEX="1")
+    stack.start_feeder()
+
+    # If it screens a chunk
+    batch = archive.load(archive.draw(2))
+    stack.until(lambda: archive.counts(batch).open == 0)
+
+    # Then it says so where an administrator looks
+    assert "This machine has 2 GPU(s) and TensorFlow uses none of them" in stack.log("w1")
+    assert '"event": "this machine has GPUs and TensorFlow uses none"' in stack.log("w1")

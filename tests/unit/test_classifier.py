@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from model.build import BuiltModel, run_network
 from model.calibration import posterior
 from model.card import model_card
-from model.classifier import LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction
+from model.classifier import GOLDEN_TOLERANCE, LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction
+from model.device import CPU_BATCH_SIZE
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata
 from model.package import MAX_ROUNDING
@@ -51,6 +53,35 @@ def test_an_image_scores_the_same_alone_and_in_any_batch(
 
     for one, other in zip(alone, together, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_a_lighter_precision_is_taken_where_it_gives_the_same_verdicts(
+    artifact: Path,
+    classifier: Classifier,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a model that is asked to compute in half the bits
+    lighter = Classifier.load(artifact, precision="float16")
+
+    # Then it does, its results say so, and its probabilities are those of float32 but for rounding
+    assert (lighter.precision, lighter.engine_name) == ("float16", "tensorflow-frozen-float16")
+    pairs = zip(classifier.classify(images, PATIENTS), lighter.classify(images, PATIENTS), strict=True)
+    gaps = [np.abs(np.subtract(one.probabilities, other.probabilities)).max() for one, other in pairs]
+    assert 0 < max(gaps) < GOLDEN_TOLERANCE
+    # And networks that are built later compute in float32 again
+    assert keras.config.dtype_policy().name == "float32"
+
+    # If its verdicts differ by more than they may, then float32 is what computes
+    monkeypatch.setattr("model.classifier.GOLDEN_TOLERANCE", 1e-9)
+    monkeypatch.setattr("model.classifier._check_golden", lambda *_: None)
+    refused = Classifier.load(artifact, precision="float16")
+    assert (refused.precision, refused.engine_name) == ("float32", "tensorflow-frozen")
+
+
+def test_the_batch_size_is_the_one_that_is_asked_for(artifact: Path, classifier: Classifier) -> None:
+    assert Classifier.load(artifact, batch_size=3).batch_size == 3
+    assert (classifier.device, classifier.batch_size) == ("cpu", CPU_BATCH_SIZE)
 
 
 def test_every_prediction_is_a_distribution_with_a_diagnosis_by_the_prior(
