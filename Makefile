@@ -9,10 +9,12 @@ KILLS ?= 60
 SEED ?= 1
 PACE ?= short
 WORKERS ?= 1
+LOCK ?= requirements.lock
+WHEELHOUSE ?= wheelhouse
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower benchmark clean
+.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower benchmark wheelhouse clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,5 +72,13 @@ flower: install ## Watch workers and tasks (FLOWER_BASIC_AUTH, WORKER_BROKER_URL
 benchmark: install ## Compare with a plain predict loop: make benchmark ARCHIVE=DIR
 	@$(BIN)/python tests/benchmarks/compare_predict_loop.py $(ARCHIVE)
 
+wheelhouse: install ## Gather every wheel for a machine without a network, and say what they are: make wheelhouse LOCK=requirements.lock
+	@rm -rf $(WHEELHOUSE)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes --dest $(WHEELHOUSE) -r $(LOCK)
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --wheel-dir $(WHEELHOUSE) .
+	@cp $(LOCK) $(WHEELHOUSE)/requirements.lock
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file $(WHEELHOUSE)/sbom.cdx.json $(LOCK)
+	@echo "$$(ls $(WHEELHOUSE)/*.whl | wc -l) wheels and sbom.cdx.json are in $(WHEELHOUSE); RUNBOOK.md says how they are installed."
+
 clean: ## Remove the environment, the demo and every cache.
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist wheelhouse *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
