@@ -163,7 +163,7 @@ def _checks(place: Place, engine: Engine, workers: int) -> dict[str, Callable[[]
     for number in range(1, workers + 1):
         checks[f"screener-{number}"] = partial(check_worker, engine, given, f"screener-{number}@{host}")
     checks["trainer"] = partial(check_training, engine, given, f"trainer@{host}")
-    checks["flower"] = partial(check_flower, engine, given, "")
+    checks["flower"] = partial(check_flower, given)
     return checks
 
 

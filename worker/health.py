@@ -116,7 +116,7 @@ def check_feeder(engine: Engine, _settings: WorkerSettings, _node: str) -> str:
     return "feeds"
 
 
-def check_beat(_engine: Engine, settings: WorkerSettings, _node: str) -> str:
+def check_beat(settings: WorkerSettings) -> str:
     """Check that whatever beat asks for can reach Redis.
 
     Args:
@@ -138,7 +138,7 @@ def check_beat(_engine: Engine, settings: WorkerSettings, _node: str) -> str:
     return "waits for its hour"
 
 
-def check_flower(_engine: Engine, _settings: WorkerSettings, _node: str) -> str:
+def check_flower(_settings: WorkerSettings) -> str:
     """Check that Flower answers.
 
     Returns:
@@ -157,13 +157,12 @@ def check_flower(_engine: Engine, _settings: WorkerSettings, _node: str) -> str:
     raise Unhealthy("Flower does not answer: see its log.")
 
 
-_CHECKS: Final[dict[str, Callable[[Engine, WorkerSettings, str], str]]] = {
+_WITH_LEDGER: Final[dict[str, Callable[[Engine, WorkerSettings, str], str]]] = {
     "worker": check_worker,
     "training": check_training,
     "feeder": check_feeder,
-    "beat": check_beat,
-    "flower": check_flower,
 }
+_WITHOUT: Final[dict[str, Callable[[WorkerSettings], str]]] = {"beat": check_beat, "flower": check_flower}
 
 
 def main() -> int:
@@ -173,14 +172,18 @@ def main() -> int:
         0 where it does its work, otherwise 1.
     """
     parser = argparse.ArgumentParser(prog="python -m worker.health", description="Say whether a part does its work.")
-    parser.add_argument("part", choices=_CHECKS)
+    parser.add_argument("part", choices=(*_WITH_LEDGER, *_WITHOUT))
     parser.add_argument("--node", default=f"celery@{socket.gethostname()}", help="name of the Celery node")
     given = parser.parse_args()
     try:
         settings = read_settings(WorkerSettings)
-        engine = open_ledger(read_settings(DbSettings).ledger_url(read_settings(HomeSettings)))
-        check_revision(engine)
-        sys.stdout.write(f"{given.part} {_CHECKS[given.part](engine, settings, given.node)}\n")
+        if given.part in _WITHOUT:
+            found = _WITHOUT[given.part](settings)
+        else:
+            engine = open_ledger(read_settings(DbSettings).ledger_url(read_settings(HomeSettings)))
+            check_revision(engine)
+            found = _WITH_LEDGER[given.part](engine, settings, given.node)
+        sys.stdout.write(f"{given.part} {found}\n")
     except (LedgerError, WorkerError) as error:
         sys.stdout.write(f"{error}\n")
         return 1
