@@ -1,0 +1,172 @@
+"""Measures what queue and ledger can take, with a model that takes no time: loading, ringing, claiming and recording.
+
+Usage: measure_ledger.py [--items 100000] [--processes 4] [--chunk-items 256]
+
+Starts a PostgreSQL and a Redis of its own; SQLite goes first. Everything shares this machine's cores, so a server on a
+machine of its own takes more. Prints one JSON line a database, images a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import sys
+import tempfile
+import time
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from db.batches import ItemRow, add_chunk, finish_loading, start_batch
+from db.chunks import Scored, claim_chunk, record_results
+from db.feed import ring_chunks
+from db.health import check_batch
+from db.results import ResultRow
+from db.session import open_ledger, upgrade_schema
+from tests.archive import MODEL
+from tests.servers import PostgresServer, RedisServer
+from worker.contract import CONTRACT_VERSION, ClaimCheck
+from worker.doorbell import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+
+def item(number: int) -> ItemRow:
+    """Describe an image as a large archive has it."""
+    return ItemRow(
+        path=f"images/part_{number // 5000:04d}/ISIC_{number:07d}.jpg",
+        size=300_000,
+        mtime_ns=1,
+        image_id=f"ISIC_{number:07d}",
+        lesion_id=f"HAM_{number:07d}",
+        patient_ref=f"P{number:07d}",
+        age=40.0,
+        sex="female",
+        localization="lower extremity",
+    )
+
+
+def load(engine: Engine, items: int, chunk_items: int) -> tuple[int, float]:
+    """Load a batch as the producer does; returns it and the items a second."""
+    begun = time.perf_counter()
+    batch = start_batch(engine, name="benchmark", source="/archive", model_digest=MODEL)
+    for first in range(0, items, chunk_items):
+        add_chunk(engine, batch, [item(number) for number in range(first, min(first + chunk_items, items))])
+    finish_loading(engine, batch, uuid.uuid4().hex)
+    return batch, items / (time.perf_counter() - begun)
+
+
+def ring(engine: Engine, broker_url: str) -> tuple[list[int], float]:
+    """Ring every chunk once, as the feeder does; returns the chunks and the images a second."""
+    begun, chunks, images = time.perf_counter(), [], 0
+    with Doorbell(broker_url) as doorbell:
+        while rung := ring_chunks(engine, limit=64, quiet_seconds=3600):
+            for chunk in rung:
+                check = ClaimCheck(
+                    version=CONTRACT_VERSION,
+                    batch=chunk.batch_id,
+                    chunk=chunk.chunk_id,
+                    items=chunk.items,
+                    model=chunk.model_digest,
+                )
+                doorbell.ring(check)
+                chunks.append(chunk.chunk_id)
+                images += chunk.items
+    return chunks, images / (time.perf_counter() - begun)
+
+
+def score(image_id: int) -> Scored:
+    """Say something about an image, at once."""
+    digest = hashlib.sha256(str(image_id).encode()).hexdigest()
+    result = ResultRow(
+        input_digest=digest,
+        model_digest=MODEL,
+        probabilities=(0.02, 0.03, 0.1, 0.05, 0.1, 0.6, 0.1),
+        diagnosis="nv",
+        confidence=0.6,
+        malignant_score=0.15,
+        distance=1.0,
+        referred=False,
+        engine="none",
+    )
+    return Scored(item_id=image_id, image_digest=digest, input_digest=digest, result=result)
+
+
+def work(url: str, chunks: list[int], name: str) -> int:
+    """Claim and record chunks as a worker does, the images left out."""
+    engine, images = open_ledger(url), 0
+    for chunk in chunks:
+        claim = claim_chunk(engine, chunk, worker=name, lease_seconds=30)
+        assert claim is not None
+        outcomes = [score(one.item_id) for one in claim.items]
+        record_results(engine, chunk, claim.attempt, model_digest=MODEL, outcomes=outcomes)
+        images += len(outcomes)
+    engine.dispose()
+    return images
+
+
+def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Measure one database from loading to the last verdict, and check that nothing was lost."""
+    engine = open_ledger(url)
+    upgrade_schema(engine)
+    batch, loaded = load(engine, given.items, given.chunk_items)
+    chunks, rung = ring(engine, broker_url)
+    begun = time.perf_counter()
+    with ProcessPoolExecutor(given.processes) as pool:
+        shares = [chunks[one :: given.processes] for one in range(given.processes)]
+        images = sum(pool.map(work, [url] * len(shares), shares, [f"w{one}" for one in range(len(shares))]))
+    recorded = images / (time.perf_counter() - begun)
+    findings = check_batch(engine, batch)
+    assert images == given.items
+    assert not findings, findings
+    figures = {
+        "database": engine.dialect.name,
+        "items": given.items,
+        "processes": given.processes,
+        "loaded_a_second": round(loaded),
+        "rung_a_second": round(rung),
+        "recorded_a_second": round(recorded),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    engine.dispose()
+    return figures
+
+
+def ledgers() -> Iterator[str]:
+    """Yield an empty SQLite ledger, then an empty PostgreSQL."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"sqlite:///{Path(folder) / 'ledger.sqlite'}"
+    server = PostgresServer.prepare()
+    try:
+        server.start()
+        with server.database() as name:
+            yield server.url(name)
+    finally:
+        server.remove()
+
+
+def main() -> None:
+    """Measure both databases on one Redis."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--chunk-items", type=int, default=256)
+    given = parser.parse_args()
+    broker = RedisServer.prepare()
+    try:
+        broker.start()
+        for url in ledgers():
+            sys.stdout.write(json.dumps(measure(url, broker.url, given)) + "\n")
+            sys.stdout.flush()
+    finally:
+        broker.remove()
+
+
+if __name__ == "__main__":
+    main()
