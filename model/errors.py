@@ -3,6 +3,7 @@
 ModelError
 ├── RejectedImage         the file is bad: recorded with its reason, never tried again
 ├── ArchiveUnavailable    the archive's root is away: wait and try again
+│   └── StoreUnavailable  the artifact store on object storage is: the same
 ├── ArtifactError         the model's files are not what they claim: install the model again
 ├── TrainingDataError     the training folder is not usable: mend it
 └── TrainingDiverged      the loss is no number: lower the rate or look at the data
@@ -51,6 +52,10 @@ class RejectedImage(ModelError):  # noqa: N818 - not an error of ours: an outcom
 
 class ArchiveUnavailable(ModelError):  # noqa: N818 - says what is the case
     """The archive's root does not answer: unmounted, an I/O error, a stale handle."""
+
+
+class StoreUnavailable(ArchiveUnavailable):
+    """The artifact store on object storage does not answer, or refuses the credentials."""
 
 
 class ArtifactError(ModelError):

@@ -14,13 +14,14 @@ from sqlalchemy import Engine
 from db.models import active_model
 from db.session import check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
-from model.artifact import artifact_path
 from model.errors import ModelError
 from worker.errors import ModelUnavailable
 from worker.failpoints import Step, failpoint, no_failpoint
+from worker.objects import ObjectFolder
 from worker.patience import insist, pause, wait
 from worker.screening import Scorer
 from worker.settings import WorkerSettings
+from worker.store import ArtifactStore, place_of_objects
 from worker.vitals import write_vitals
 
 #: Models kept in memory: the active one, and one more for batches that are pinned to another.
@@ -42,10 +43,11 @@ class Child:
     Attributes:
         settings: The worker's.
         engine: The ledger.
-        store: Folder of the artifacts.
+        store: Folder of the artifacts on this host.
         node: The Celery node's name.
         stopping: Whether the worker is to stop soon.
         pass_step: Called at each named step.
+        objects: The artifact store, where it is on object storage.
     """
 
     settings: WorkerSettings
@@ -54,6 +56,7 @@ class Child:
     node: str
     stopping: Callable[[], bool]
     pass_step: Callable[[Step], None] = no_failpoint
+    objects: ObjectFolder | None = None
     _models: OrderedDict[str, Scorer] = field(default_factory=OrderedDict)
     _setbacks: int = 0
 
@@ -61,6 +64,11 @@ class Child:
     def name(self) -> str:
         """What the ledger calls this worker."""
         return f"{self.node}/{os.getpid()}"
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(folder=self.store, objects=self.objects)
 
     @classmethod
     def open(cls, name: str, stopping: Callable[[], bool]) -> Self:
@@ -85,6 +93,7 @@ class Child:
             settings=settings,
             engine=engine,
             store=home.store_path,
+            objects=place_of_objects(home, settings),
             node=name,
             stopping=stopping,
             pass_step=failpoint(settings),
@@ -130,7 +139,7 @@ class Child:
         module, _, attribute = self.settings.classifier.partition(":")
         kind = getattr(importlib.import_module(module), attribute)
         try:
-            loaded: Scorer = kind.load(artifact_path(self.store, digest))
+            loaded: Scorer = kind.load(self.artifacts.fetch(digest))
         except (ModelError, OSError) as error:
             raise ModelUnavailable(f"Model {digest} cannot be loaded ({type(error).__name__}).") from error
         if loaded.digest != digest:
