@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
 
 from producer import objects
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
@@ -70,8 +69,8 @@ class Archive:
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     #: Path below a root on object storage that the table was copied from.
     table_key: str | None = None
-    #: The copy, open as long as the archive is.
-    table_copy: IO[bytes] | None = None
+    #: The copy, which is there as long as the archive is.
+    table_copy: objects.TableCopy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +118,8 @@ def open_archive(
     source, name = _find_source(root, metadata, endpoint, named=bool(columns))
     if name is None:
         return Archive(root=root, layout=Layout.BARE)
-    copy, path = (None, Path(name)) if source is None else objects.fetch_table(source, name)
-    table = open_table(path)
+    copy = None if source is None else objects.fetch_table(source, name)
+    table = open_table(copy.path if copy else Path(name))
     key = name if source is not None and source == root else None
     archive = Archive(root=root, layout=Layout.BARE, table=table, table_key=key, table_copy=copy)
     return _recognise(archive, table, columns, metadata)

@@ -1,8 +1,10 @@
 """Archives on object storage: walked page by page, with their table fetched into a file that nobody else can open."""
 
 import errno
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
@@ -103,7 +105,32 @@ def _is_there(root: ObjectFolder, name: str) -> bool:
     return True
 
 
-def fetch_table(root: ObjectFolder, name: str) -> tuple[IO[bytes], Path]:
+class TableCopy:
+    """A table on this machine's disk that nobody else can open: it has no name, and is gone with this object.
+
+    Under a name, patients' data would outlive a producer that is killed.
+    """
+
+    def __init__(self) -> None:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when this object goes
+        #: For this process alone.
+        self.path = Path(f"/proc/self/fd/{file.fileno()}")
+        weakref.finalize(self, file.close)
+
+    def fill(self, table: IO[bytes]) -> None:
+        """Write what a file holds.
+
+        Args:
+            table: The file.
+
+        Raises:
+            OSError: If it cannot be read, or the disk is full.
+        """
+        with self.path.open("wb") as copy:
+            shutil.copyfileobj(table, copy, _PIECE_BYTES)
+
+
+def fetch_table(root: ObjectFolder, name: str) -> TableCopy:
     """Copy a table to this machine.
 
     Args:
@@ -111,26 +138,20 @@ def fetch_table(root: ObjectFolder, name: str) -> tuple[IO[bytes], Path]:
         name: Its path below.
 
     Returns:
-        The copy, which is gone once it is closed or the process ends, and a path to it for this process.
+        The copy.
 
     Raises:
         TableProblem: If it is not there.
         ServiceProblem: If the server does not answer.
     """
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the archive that it is the table of
+    copy = TableCopy()
     try:
         with root.open(name) as table:
-            _copy(table.read, copy)
+            copy.fill(table)
+    except FileNotFoundError:
+        raise TableProblem("The metadata table is not there; check the address given with --metadata.") from None
     except OSError as error:
-        copy.close()
-        if error.errno == errno.ENOENT:
-            raise TableProblem("The metadata table is not there; check the address given with --metadata.") from None
+        if error.errno == errno.ENOSPC:
+            raise
         raise ServiceProblem(AWAY) from error
-    # Patients' data: under a name of its own it would outlive a producer that is killed.
-    return copy, Path(f"/proc/self/fd/{copy.fileno()}")
-
-
-def _copy(read: Callable[[int], bytes], copy: IO[bytes]) -> None:
-    while piece := read(_PIECE_BYTES):
-        copy.write(piece)
-    copy.flush()
+    return copy
