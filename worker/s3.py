@@ -1,10 +1,12 @@
 """S3: the few calls that object storage needs, with every failure told as the error of a file system."""
 
+import atexit
 import errno
 import os
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final, NoReturn
 
@@ -143,6 +145,7 @@ class S3:
             },
         )
         filesystem.retries = 1
+        _stop_at_exit()
         return filesystem
 
     def _call(self, method: str, **arguments: Any) -> Any:
@@ -161,6 +164,21 @@ class S3:
         except _failures() as error:
             _refuse(error)
         return data
+
+
+@cache
+def _stop_at_exit() -> None:
+    atexit.register(_stop_loop)
+
+
+def _stop_loop() -> None:
+    # fsspec's thread is a daemon, and one that runs while the interpreter ends can hold it up for ever.
+    from fsspec import asyn
+
+    loop, thread = asyn.loop[0], asyn.iothread[0]
+    if loop is not None and thread is not None and thread.is_alive():
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_READ_SECONDS)
 
 
 def _failures() -> tuple[type[Exception], ...]:
