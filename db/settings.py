@@ -53,13 +53,13 @@ class HomeSettings(StrictSettings):
 
     #: Folder of ledger, private Redis, logs and store; created when it is first written to.
     home: Path = Field(default_factory=lambda: platformdirs.user_state_path("lesion-screen"))
-    #: Artifact store; a folder in the home where it is not given.
+    #: Artifact store: a folder, or s3://bucket/prefix; a folder in the home where it is not given.
     store: str | None = None
 
     @property
     def store_path(self) -> Path:
-        """The folder of the artifact store."""
-        return Path(self.store) if self.store else self.home / "store"
+        """The folder of the artifact store; of one on object storage, this host's copy of what it has used."""
+        return Path(self.store) if self.store and "://" not in self.store else self.home / "store"
 
     @property
     def ledger_url(self) -> str:

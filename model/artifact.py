@@ -359,6 +359,15 @@ def install_artifact(source: Path, store: Path) -> Path:
     return target
 
 
+def holds_artifact(store: Path, digest: str) -> bool:
+    """Say whether a store has a model, whole and under its own digest."""
+    folder = artifact_path(store, digest)
+    try:
+        return (manifest := read_manifest(folder)).digest == digest and _is_intact(folder, manifest)
+    except ArtifactError:
+        return False
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file at once or not at all."""
     temporary = path.with_name(f".partial-{path.name}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import TrainingDataError
-from model.images import decode_image, read_image_bytes
+from model.images import ObjectRoot, decode_image, read_image_bytes
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
 
@@ -30,7 +30,7 @@ class LabelledImage:
     """One labelled image.
 
     Attributes:
-        root: Folder that `path` must not leave.
+        root: Folder, or place on object storage, that `path` must not leave.
         path: Relative to the root.
         image_id: Name of the image.
         lesion_id: Lesion it shows; several images may show one.
@@ -39,7 +39,7 @@ class LabelledImage:
         dx_type: How the diagnosis was made ("histo", "follow_up", "consensus", "confocal"), or "" where nothing says.
     """
 
-    root: Path
+    root: Path | ObjectRoot
     path: str
     image_id: str
     lesion_id: str

@@ -3,6 +3,7 @@
 ModelError
 ├── RejectedImage         the file is bad: recorded with its reason, never tried again
 ├── ArchiveUnavailable    the archive's root is away: wait and try again
+│   └── StoreUnavailable  the artifact store on object storage is: the same
 ├── OutOfMemory           so many images do not fit the device: fewer at once
 ├── ArtifactError         the model's files are not what they claim: install the model again
 ├── TrainingDataError     the training folder is not usable: mend it
@@ -56,6 +57,10 @@ class ArchiveUnavailable(ModelError):  # noqa: N818 - says what is the case
 
 class OutOfMemory(ModelError):  # noqa: N818 - says what is the case
     """So many images at once do not fit the memory of the device."""
+
+
+class StoreUnavailable(ArchiveUnavailable):
+    """The artifact store on object storage does not answer, or refuses the credentials."""
 
 
 class ArtifactError(ModelError):

@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,13 +78,23 @@ _AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDO
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 
 
-def read_image_bytes(root: Path, relative: str, *, max_bytes: int) -> bytes:
+class ObjectRoot(Protocol):
+    """The root of an archive that is no folder; `worker.objects.ObjectFolder` is one."""
+
+    def read(self, relative: str, limit: int) -> bytes:
+        """Read at most so many bytes of an object; OSError with the number a file system would have."""
+
+    def answers(self) -> bool:
+        """Say whether the root answers and has anything in it."""
+
+
+def read_image_bytes(root: Path | ObjectRoot, relative: str, *, max_bytes: int) -> bytes:
     """Read one file of an archive without following a link out of it.
 
     Every folder on the way is opened without following links, so that a path swapped after submit leads nowhere.
 
     Args:
-        root: The archive's root.
+        root: The archive's root, a folder or a place on object storage.
         relative: Path below it, with forward slashes.
         max_bytes: Larger files are refused unread.
 
@@ -96,6 +106,8 @@ def read_image_bytes(root: Path, relative: str, *, max_bytes: int) -> bytes:
         ArchiveUnavailable: The root itself does not answer.
     """
     parts = _safe_parts(relative)
+    if not isinstance(root, Path):
+        return _read_object(root, relative, parts, max_bytes)
     folder = _open_root(root)
     try:
         for part in parts[:-1]:
@@ -114,6 +126,20 @@ def read_image_bytes(root: Path, relative: str, *, max_bytes: int) -> bytes:
         return _read_regular(file, max_bytes)
     finally:
         os.close(file)
+
+
+def _read_object(root: ObjectRoot, relative: str, parts: tuple[str, ...], max_bytes: int) -> bytes:
+    if relative != "/".join(parts):
+        # `a//b` and `./b` are other objects than `a/b` and `b`, where a folder has one file for both.
+        raise RejectedImage(RejectReason.UNSAFE_PATH)
+    try:
+        data = root.read(relative, max_bytes + 1)
+    except OSError as error:
+        # What is missing or refused is so for the whole root where a bucket is gone or a password has changed.
+        if error.errno in {errno.ENOENT, errno.EACCES} and not root.answers():
+            raise ArchiveUnavailable("The archive's root is empty or does not answer.") from None
+        raise _translate(error) from None
+    return _check_size(data, max_bytes)
 
 
 def _safe_parts(relative: str) -> tuple[str, ...]:
@@ -182,6 +208,10 @@ def _read_regular(file: int, max_bytes: int) -> bytes:
         data = _read_at_most(file, max_bytes + 1)
     except OSError as error:
         raise _translate(error) from None
+    return _check_size(data, max_bytes)
+
+
+def _check_size(data: bytes, max_bytes: int) -> bytes:
     if not data:
         raise RejectedImage(RejectReason.EMPTY_FILE)
     if len(data) > max_bytes:

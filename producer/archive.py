@@ -5,13 +5,16 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from producer import objects
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
 from producer.paths import split_suffix
 from producer.table import Table, open_table
+from worker.objects import ObjectFolder
+from worker.s3 import StoredObject
 
 #: HAM10000's table as Kaggle, its own download and Dataverse call it.
 _HAM_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
@@ -58,12 +61,16 @@ class Layout(StrEnum):
 class Archive:
     """An archive that was recognised."""
 
-    #: Absolute, links resolved.
-    root: Path
+    #: Absolute, links resolved; or a place on object storage.
+    root: Path | ObjectFolder
     layout: Layout
     table: Table | None = None
     #: Role to positions in the table's rows; the first cell that is not empty counts.
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    #: Path below a root on object storage that the table was copied from.
+    table_key: str | None = None
+    #: The copy, which is there as long as the archive is.
+    table_copy: objects.TableCopy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,31 +86,69 @@ class FoundFile:
     rejected: str | None = None
 
 
-def open_archive(path: Path, metadata: Path | None = None, columns: Mapping[str, str] | None = None) -> Archive:
+def open_archive(
+    place: Path | str,
+    metadata: Path | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    endpoint: str | None = None,
+) -> Archive:
     """Recognise an archive's layout.
 
     Args:
-        path: Its root.
-        metadata: The table, where it does not lie in the root under a known name.
+        place: Its root: a folder, or `s3://bucket/prefix`.
+        metadata: The table, where it does not lie in the root under a known name: a file, or `s3://bucket/key`.
         columns: Role to column name, where the table is neither HAM10000's nor the ISIC Archive's.
+        endpoint: Address of the S3 server; None is Amazon's.
 
     Returns:
-        The archive; nothing but the table's encoding and header was read.
+        The archive; of a folder nothing but the table's encoding and header was read.
 
     Raises:
         ArchiveProblem: If the folder is not there.
         TableProblem: If there is a table and it cannot be used.
+        SettingsError: If the address is not sound, or the extra for object storage is not installed.
+        ServiceProblem: If the object storage does not answer.
     """
-    root = path.expanduser().resolve()
-    if not root.is_dir():
+    root = ObjectFolder.at(place, endpoint) if isinstance(place, str) else place.expanduser().resolve()
+    if isinstance(root, ObjectFolder):
+        objects.insist_on_objects(root)
+    elif not root.is_dir():
         raise ArchiveProblem("The archive is not a folder that can be read; check the path.")
-    where = metadata.expanduser() if metadata is not None else _find_table(root, named=bool(columns))
-    if where is None:
+    source, name = _find_source(root, metadata, endpoint, named=bool(columns))
+    if name is None:
         return Archive(root=root, layout=Layout.BARE)
-    table = open_table(where.resolve())
+    copy = None if source is None else objects.fetch_table(source, name)
+    table = open_table(copy.path if copy else Path(name))
+    key = name if source is not None and source == root else None
+    archive = Archive(root=root, layout=Layout.BARE, table=table, table_key=key, table_copy=copy)
+    return _recognise(archive, table, columns, metadata)
+
+
+def _find_source(
+    root: Path | ObjectFolder, metadata: Path | str | None, endpoint: str | None, *, named: bool
+) -> tuple[ObjectFolder | None, str | None]:
+    """Say where the table is: below a place on object storage, or a file; the second is None where there is none."""
+    if isinstance(metadata, str):
+        folder, _, name = metadata.rpartition("/")
+        return ObjectFolder.at(folder, endpoint), name
+    if metadata is not None:
+        return None, str(metadata.expanduser().resolve())
+    if isinstance(root, Path):
+        found = _find_table(root, named=named)
+        return None, None if found is None else str(found.resolve())
+    key = objects.find_table(root, (*_HAM_TABLES, _ISIC_TABLE))
+    if key is None and named:
+        raise TableProblem("No known table lies in the archive's root; say which one with --metadata s3://BUCKET/KEY.")
+    return root, key
+
+
+def _recognise(
+    archive: Archive, table: Table, columns: Mapping[str, str] | None, metadata: Path | str | None
+) -> Archive:
     if columns:
         named = _positions(table, {role: (name,) for role, name in columns.items()}, strict=True)
-        return Archive(root=root, layout=Layout.TABLE, table=table, columns=named)
+        return replace(archive, layout=Layout.TABLE, columns=named)
     if "isic_id" in table.header:
         layout, known = Layout.ISIC, _ISIC_COLUMNS
     elif "image_id" in table.header:
@@ -113,7 +158,7 @@ def open_archive(path: Path, metadata: Path | None = None, columns: Mapping[str,
             f"The columns of {'the table' if metadata else 'metadata.csv'} are not known "
             f"({', '.join(table.header)[:200]}); name them with --columns image=COLUMN,age=COLUMN,…"
         )
-    return Archive(root=root, layout=layout, table=table, columns=_positions(table, known, strict=False))
+    return replace(archive, layout=layout, columns=_positions(table, known, strict=False))
 
 
 def _find_table(root: Path, *, named: bool) -> Path | None:
@@ -153,20 +198,25 @@ class Walk:
 
     def __init__(self, archive: Archive) -> None:
         self._root = archive.root
-        self._table = archive.table.path if archive.table else None
+        self._table = _name_table(archive)
         #: Files that are no items, by ending.
         self.ignored: Counter[str] = Counter()
         #: Folders that could not be listed.
         self.unreadable_folders = 0
 
     def __iter__(self) -> Iterator[FoundFile]:
+        if isinstance(self._root, ObjectFolder):
+            for relative, found in objects.list_objects(self._root):
+                if self._is_item(relative):
+                    yield _look_at_object(relative, found)
+            return
         pending = [""]
         while pending:
-            yield from self._list_folder(pending.pop(), pending.append)
+            yield from self._list_folder(self._root, pending.pop(), pending.append)
 
-    def _list_folder(self, folder: str, found_folder: Callable[[str], None]) -> Iterator[FoundFile]:
+    def _list_folder(self, root: Path, folder: str, found_folder: Callable[[str], None]) -> Iterator[FoundFile]:
         try:
-            with os.scandir(self._root / folder) as entries:
+            with os.scandir(root / folder) as entries:
                 for entry in entries:
                     relative = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
@@ -179,12 +229,16 @@ class Walk:
             if error.errno != errno.ENOENT:
                 self.unreadable_folders += 1
 
+    def _is_item(self, relative: str) -> bool:
+        if split_suffix(relative.rpartition("/")[2])[1] is not None:
+            return True
+        if relative != self._table:
+            ending = Path(relative).suffix.lower().lstrip(".")
+            self.ignored[ending.encode("utf-8", "replace").decode()[:20] or "(none)"] += 1
+        return False
+
     def _look_at(self, entry: os.DirEntry[str], relative: str) -> FoundFile | None:
-        suffix = split_suffix(entry.name)[1]
-        if suffix is None:
-            if self._table is None or self._root / relative != self._table:
-                ending = Path(entry.name).suffix.lower().lstrip(".")
-                self.ignored[ending.encode("utf-8", "replace").decode()[:20] or "(none)"] += 1
+        if not self._is_item(relative):
             return None
         try:
             status = entry.stat(follow_symlinks=False)
@@ -194,6 +248,23 @@ class Walk:
         return FoundFile(
             path=relative, size=status.st_size, mtime_ns=status.st_mtime_ns, rejected=_refusal(relative, status)
         )
+
+
+def _name_table(archive: Archive) -> str | None:
+    # Below the root, so that it is not counted as passed over.
+    if archive.table is None or isinstance(archive.root, ObjectFolder):
+        return archive.table_key
+    path = archive.table.path
+    return path.relative_to(archive.root).as_posix() if path.is_relative_to(archive.root) else None
+
+
+def _look_at_object(relative: str, found: StoredObject) -> FoundFile:
+    return FoundFile(
+        path=relative,
+        size=found.size,
+        mtime_ns=objects.count_nanoseconds(found.modified),
+        rejected=objects.refuse_object(relative),
+    )
 
 
 def _refusal(relative: str, status: os.stat_result) -> str | None:

@@ -132,8 +132,17 @@ def cli() -> None:
     """
 
 
-_archive = click.argument("archive", type=click.Path(path_type=Path))
-_metadata = click.option("--metadata", type=click.Path(path_type=Path), help="The metadata table (CSV).")
+class _Place(click.Path):
+    """A path, or an address on object storage, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value[:5].lower() == "s3://":
+            return value
+        return super().convert(value, param, ctx)
+
+
+_archive = click.argument("archive", type=_Place(path_type=Path))
+_metadata = click.option("--metadata", type=_Place(path_type=Path), help="The metadata table (CSV).")
 _columns = click.option(
     "--columns",
     help="What the table's columns mean: image=…,age=…,sex=…,localization=…,lesion_id=…,patient_ref=…,dx=…",
@@ -159,8 +168,8 @@ _batch = click.argument("batch", type=click.IntRange(1, 2**63 - 1))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.csv, summary.json and problems.csv.")
 @_json
 def run(
-    archive: Path,
-    metadata: Path | None,
+    archive: Path | str,
+    metadata: Path | str | None,
     columns: str | None,
     name: str | None,
     priority: int,
@@ -168,7 +177,7 @@ def run(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Screen ARCHIVE and wait."""
+    """Screen ARCHIVE, a folder or s3://BUCKET/PREFIX, and wait."""
     from producer import commands
 
     options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)
@@ -184,15 +193,15 @@ def run(
 @click.option("--problems", type=click.Path(path_type=Path), help="File to list every odd row in.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, in hours and disk, and write nothing.")
 def submit(
-    archive: Path,
-    metadata: Path | None,
+    archive: Path | str,
+    metadata: Path | str | None,
     columns: str | None,
     name: str | None,
     priority: int,
     problems: Path | None,
     dry_run: bool,
 ) -> int:
-    """Write ARCHIVE into the ledger and ring the workers."""
+    """Write ARCHIVE, a folder or s3://BUCKET/PREFIX, into the ledger and ring the workers."""
     from producer import commands
 
     options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)

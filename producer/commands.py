@@ -35,8 +35,10 @@ from worker.errors import BrokerUnavailable
 class ArchiveOptions:
     """What `run` and `submit` are told about an archive."""
 
-    archive: Path
-    metadata: Path | None
+    #: A folder, or `s3://bucket/prefix`.
+    archive: Path | str
+    #: A file, or `s3://bucket/key`.
+    metadata: Path | str | None
     columns: str | None
     name: str | None
     priority: int = 0
@@ -220,8 +222,9 @@ def resume(batch_id: int, *, workers: int | None, as_json: bool) -> int:
 
 
 def _open_archive(options: ArchiveOptions, place: Place) -> Archive:
-    archive = open_archive(options.archive, options.metadata, parse_columns(options.columns))
-    if place.home.resolve().is_relative_to(archive.root):
+    columns, endpoint = parse_columns(options.columns), place.worker_settings.s3_endpoint
+    archive = open_archive(options.archive, options.metadata, columns, endpoint=endpoint)
+    if isinstance(archive.root, Path) and place.home.resolve().is_relative_to(archive.root):
         raise UsageProblem("LESION_SCREEN_HOME lies inside the archive, which is only ever read; set it elsewhere.")
     return archive
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from redis import Redis
@@ -22,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.batches import list_batches
 from db.clock import clock
-from db.errors import LedgerError
+from db.errors import LedgerError, SettingsError
 from db.session import check_revision, open_ledger, read
 from db.tables import BatchState
 from producer.broker import find_server
@@ -34,6 +35,7 @@ from producer.report import printable
 from producer.terminal import print_json
 from worker.errors import WorkerError
 from worker.health import check_feeder
+from worker.objects import ObjectFolder
 
 #: An export of a million rows and a model of a large network fit into that.
 _LEAST_FREE_BYTES: Final = 2 * 1024**3
@@ -100,6 +102,8 @@ def _look(place: Place, *, quick: bool) -> Iterator[Finding]:
     engine, finding = _ledger(place)
     yield finding
     yield _broker(place)
+    if place.objects is not None:
+        yield _store(place.objects)
     if engine is not None:
         yield _clocks(engine)
         yield from _archives(engine, place)
@@ -189,19 +193,36 @@ def _clocks(engine: Engine) -> Finding:
 
 def _archives(engine: Engine, place: Place) -> Iterator[Finding]:
     waiting = [batch for batch in list_batches(engine) if batch.state in {BatchState.OPEN, BatchState.PAUSED}]
-    away = []
-    for batch in waiting:
-        root = place.worker_settings.archive_root(batch.source)
-        if root is None or not (root.is_dir() and os.access(root, os.R_OK | os.X_OK)):
-            away.append(str(batch.id))
+    away = [str(batch.id) for batch in waiting if not _can_read(place, batch.source)]
     if away:
         yield _odd(
             "archives",
             f"Those of batch {', '.join(away)} cannot be read from here: mount them, or name them in "
-            "WORKER_ARCHIVE_ROOTS, if workers run on this machine.",
+            "WORKER_ARCHIVE_ROOTS, if workers run on this machine; for s3:// look at WORKER_S3_ENDPOINT, the "
+            "credentials, and the extra s3.",
         )
     elif waiting:
         yield _good("archives", f"Those of the newest {len(waiting)} batches can be read from here.")
+
+
+def _can_read(place: Place, source: str) -> bool:
+    try:
+        root = place.worker_settings.archive_root(source)
+    except SettingsError:
+        return False
+    if isinstance(root, Path):
+        return root.is_dir() and os.access(root, os.R_OK | os.X_OK)
+    return root is not None and root.answers()
+
+
+def _store(objects: ObjectFolder) -> Finding:
+    if objects.answers():
+        return _good("store", "The object storage answers.")
+    return _bad(
+        "store",
+        "The object storage does not answer, refuses the credentials or is empty: check LESION_SCREEN_STORE, "
+        "WORKER_S3_ENDPOINT and boto's credentials, then run `python -m worker.register`.",
+    )
 
 
 def _feeder(engine: Engine, place: Place) -> Finding:

@@ -73,6 +73,8 @@ def purge(older_than_days: int, *, sure: bool) -> int:
 
 def _remover(place: Place) -> Callable[[str], None]:
     def remove(relative: str) -> None:
+        if place.objects is not None:
+            place.objects.delete(relative)
         path = (place.store / relative).resolve()
         # The ledger's word is not taken for a path beyond the store.
         if path.is_relative_to(place.store.resolve()):

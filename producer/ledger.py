@@ -15,6 +15,7 @@ from db.session import check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 from producer.errors import ServiceProblem, UsageProblem
 from producer.local import child_environment
+from worker.objects import ObjectFolder, is_address
 from worker.settings import WorkerSettings
 
 
@@ -24,8 +25,10 @@ class Place:
 
     #: Absolute.
     home: Path
-    #: The artifact store; absolute.
+    #: The artifact store; absolute. Of one on object storage, this host's copy.
     store: Path
+    #: The artifact store, where it is on object storage.
+    objects: ObjectFolder | None
     #: May hold a password.
     ledger_url: str
     #: Whether the ledger is the one in the home.
@@ -49,6 +52,7 @@ def read_place() -> Place:
     return Place(
         home=folder,
         store=home.store_path.expanduser().absolute(),
+        objects=ObjectFolder.at(home.store, worker.s3_endpoint) if home.store and is_address(home.store) else None,
         ledger_url=db.ledger_url(home),
         embedded=db.url is None,
         broker_url=worker.broker_url.get_secret_value() if worker.broker_url else None,

@@ -1,5 +1,6 @@
 """The manifest: files and metadata rows of an archive, joined and accounted for in a temporary database on disk."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,9 +15,12 @@ from typing import Any, Self
 from db.batches import ItemRow
 from producer import staging
 from producer.archive import Archive, FoundFile, Walk
+from producer.errors import ServiceProblem
+from producer.objects import AWAY
 from producer.paths import open_below, split_suffix
 from producer.records import Record, read_record
 from producer.table import read_rows
+from worker.objects import ObjectFolder
 
 #: Rows handed to SQLite at once, and the step of the progress report.
 _MANY = 10_000
@@ -203,7 +207,7 @@ def _item(
     )
 
 
-def _sample(root: Path, path: str, size: int) -> bytes | None:
+def _sample(root: Path | ObjectFolder, path: str, size: int) -> bytes | None:
     """Digest the start, the middle and the end of a file: two images of one size differ there, if they differ.
 
     Returns:
@@ -215,7 +219,9 @@ def _sample(root: Path, path: str, size: int) -> bytes | None:
             for start in (0, max(size - _SAMPLE_BYTES, 0) // 2, max(size - _SAMPLE_BYTES, 0)):
                 file.seek(start)
                 digest.update(file.read(_SAMPLE_BYTES))
-    except OSError:
+    except OSError as error:
+        if isinstance(root, ObjectFolder) and error.errno == errno.EIO:
+            raise ServiceProblem(AWAY) from error
         return None
     return digest.digest()
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
+
+from worker.objects import ObjectFolder
 
 #: Endings of the files that are items, lower case.
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "dcm"})
@@ -60,11 +63,11 @@ def split_suffix(name: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def open_below(root: Path, relative: str) -> Iterator[BufferedReader]:
+def open_below(root: Path | ObjectFolder, relative: str) -> "Iterator[BufferedReader[Any]]":
     """Open a regular file below a root without following any link on the way.
 
     Args:
-        root: The archive's root.
+        root: The archive's root, a folder or a place on object storage.
         relative: A path from the ledger.
 
     Yields:
@@ -73,6 +76,10 @@ def open_below(root: Path, relative: str) -> Iterator[BufferedReader]:
     Raises:
         OSError: If it is not there, is a link or no regular file, or the root is away.
     """
+    if isinstance(root, ObjectFolder):
+        with root.open(relative) as stored:
+            yield stored
+        return
     parts = relative.split("/")
     if not relative or relative.startswith("/") or ".." in parts or "\0" in relative:
         raise OSError("not a path below the root")

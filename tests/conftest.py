@@ -15,6 +15,7 @@ from db.chunks import Claim, ClaimedItem, Scored, claim_chunk, record_results
 from db.results import ResultRow
 from db.session import open_ledger, upgrade_schema
 from tests.archive import MODEL, Archive
+from tests.objects import ObjectServer
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import SHORT_TIMES, Stack
 
@@ -119,6 +120,19 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture
+def object_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """Run an S3 server for one test, whose credentials and address are in the environment."""
+    server = ObjectServer()
+    for name, value in server.settings.items():
+        monkeypatch.setenv(name, value)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture

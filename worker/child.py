@@ -18,14 +18,15 @@ from db.devices import DeviceRow, record_device
 from db.models import active_model
 from db.session import TRANSIENT_ERRORS, check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
-from model.artifact import artifact_path
 from model.errors import ModelError
 from worker.errors import ModelUnavailable
 from worker.failpoints import Step, failpoint, no_failpoint
 from worker.gpu import take_own_gpu
+from worker.objects import ObjectFolder
 from worker.patience import insist, pause, wait
 from worker.screening import Scorer
 from worker.settings import WorkerSettings
+from worker.store import ArtifactStore, place_of_objects
 from worker.vitals import write_vitals
 
 #: Models kept in memory: the active one, and one more for batches that are pinned to another.
@@ -50,11 +51,12 @@ class Child:
     Attributes:
         settings: The worker's.
         engine: The ledger.
-        store: Folder of the artifacts.
+        store: Folder of the artifacts on this host.
         node: The Celery node's name.
         stopping: Whether the worker is to stop soon.
         pass_step: Called at each named step.
         gpus: How many the machine has for its workers.
+        objects: The artifact store, where it is on object storage.
     """
 
     settings: WorkerSettings
@@ -64,6 +66,7 @@ class Child:
     stopping: Callable[[], bool]
     pass_step: Callable[[Step], None] = no_failpoint
     gpus: int = 0
+    objects: ObjectFolder | None = None
     _models: OrderedDict[str, Scorer] = field(default_factory=OrderedDict)
     _setbacks: int = 0
     _told_at: float = -_TELL_SECONDS
@@ -72,6 +75,11 @@ class Child:
     def name(self) -> str:
         """What the ledger calls this worker."""
         return f"{self.node}/{os.getpid()}"
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(folder=self.store, objects=self.objects)
 
     @classmethod
     def open(cls, name: str, stopping: Callable[[], bool]) -> Self:
@@ -97,6 +105,7 @@ class Child:
             settings=settings,
             engine=engine,
             store=home.store_path,
+            objects=place_of_objects(home, settings),
             node=name,
             stopping=stopping,
             pass_step=failpoint(settings),
@@ -145,9 +154,7 @@ class Child:
         kind = getattr(importlib.import_module(module), attribute)
         try:
             loaded: Scorer = kind.load(
-                artifact_path(self.store, digest),
-                precision=self.settings.precision,
-                batch_size=self.settings.batch_size,
+                self.artifacts.fetch(digest), precision=given.precision, batch_size=given.batch_size
             )
         except (ModelError, OSError) as error:
             raise ModelUnavailable(f"Model {digest} cannot be loaded ({type(error).__name__}).") from error

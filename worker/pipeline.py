@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from db.chunks import ClaimedItem, Rejected
 from model.errors import RejectedImage
-from model.images import read_image_bytes
+from model.images import ObjectRoot, read_image_bytes
 from model.metadata import MetadataEncoding, PatientMetadata, input_digest
 
 #: Items whose digests are looked up together.
@@ -61,8 +61,8 @@ Arrival = Decoded | Known | Rejected
 class Source:
     """How one chunk's items become pixels."""
 
-    #: The archive's root on this host.
-    root: Path
+    #: The archive's root: this host's folder, or a place on object storage.
+    root: Path | ObjectRoot
     max_image_bytes: int
     decode: Callable[[bytes], NDArray[np.uint8]]
     #: How the model takes metadata, which decides what inputs are the same to it.

@@ -9,6 +9,7 @@ from db.errors import LedgerError
 from db.models import active_model
 from db.session import TRANSIENT_ERRORS, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
+from worker.settings import WorkerSettings
 
 
 def probe() -> dict[str, Any]:
@@ -20,9 +21,9 @@ def probe() -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    from model.artifact import artifact_path
     from model.classifier import Classifier
     from model.errors import ModelError
+    from worker.store import ArtifactStore
 
     found: dict[str, Any] = {
         "tensorflow": tf.__version__,
@@ -35,7 +36,7 @@ def probe() -> dict[str, Any]:
         active = active_model(open_ledger(read_settings(DbSettings).ledger_url(home)))
         if active is None:
             return found | {"problem": "No model is active: run `python -m worker.register`."}
-        loaded = Classifier.load(artifact_path(home.store_path.expanduser(), active.digest))
+        loaded = Classifier.load(ArtifactStore.open(home, read_settings(WorkerSettings)).fetch(active.digest))
     except (ModelError, LedgerError) as error:
         return found | {"problem": str(error)}
     except TRANSIENT_ERRORS as error:

@@ -10,8 +10,11 @@ from db.errors import LedgerError
 from db.models import activate_first, active_model, register_model
 from db.session import open_ledger, upgrade_schema
 from db.settings import DbSettings, HomeSettings, read_settings
-from model.artifact import Manifest, install_artifact, read_manifest, shipped_artifact
-from model.errors import ModelError
+from model.artifact import Manifest, read_manifest, shipped_artifact
+from model.errors import ModelError, StoreUnavailable
+from worker.objects import ObjectFolder
+from worker.settings import WorkerSettings
+from worker.store import ArtifactStore, place_of_objects
 
 _ACTOR = "worker.register"
 
@@ -19,22 +22,24 @@ _USAGE = 2
 _UNAVAILABLE = 3
 
 
-def register_shipped_model(engine: Engine, store: Path) -> str:
+def register_shipped_model(engine: Engine, store: Path, objects: ObjectFolder | None = None) -> str:
     """Put the shipped model into the store and the ledger, and make it active where no model is. Idempotent.
 
     Args:
         engine: The ledger, with the newest schema.
-        store: Folder of the artifact store.
+        store: Folder of the artifact store on this host.
+        objects: The artifact store, where it is on object storage.
 
     Returns:
         Digest of the active model, which may be another one.
 
     Raises:
         ArtifactError: If the shipped model is damaged.
+        StoreUnavailable: If object storage does not answer.
     """
     shipped = shipped_artifact()
     manifest = read_manifest(shipped)
-    install_artifact(shipped, store)
+    ArtifactStore(folder=store, objects=objects).install(shipped)
     register_manifest(engine, manifest)
     activate_first(engine, manifest.digest, _ACTOR)
     active = active_model(engine)
@@ -70,13 +75,17 @@ def main() -> int:
     """Upgrade the schema of the ledger that the environment names, register the shipped model, print the active one.
 
     Returns:
-        0, 2 where a setting or the shipped model is wrong, 3 where the disk does not take it.
+        0, 2 where a setting or the shipped model is wrong, 3 where disk or object storage does not take it.
     """
     try:
         home = read_settings(HomeSettings)
         engine = open_ledger(read_settings(DbSettings).ledger_url(home))
         upgrade_schema(engine)
-        sys.stdout.write(f"{register_shipped_model(engine, home.store_path)}\n")
+        objects = place_of_objects(home, read_settings(WorkerSettings))
+        sys.stdout.write(f"{register_shipped_model(engine, home.store_path, objects)}\n")
+    except StoreUnavailable as error:
+        sys.stderr.write(f"{error} Check LESION_SCREEN_STORE, WORKER_S3_ENDPOINT and the credentials.\n")
+        return _UNAVAILABLE
     except (LedgerError, ModelError) as error:
         sys.stderr.write(f"{error}\n")
         return _USAGE

@@ -25,7 +25,7 @@ from db.runs import (
 )
 from db.session import TRANSIENT_ERRORS, is_transient
 from db.tables import RunState
-from model.artifact import artifact_path, install_artifact, read_manifest
+from model.artifact import artifact_path, read_manifest
 from model.build import BuildConfig, Workshop
 from model.card import write_gate
 from model.classifier import Classifier
@@ -89,7 +89,7 @@ def run_folder(store: Path, run_id: int) -> Path:
     """Say where a run keeps its checkpoints, curves and plots.
 
     Args:
-        store: Folder of the artifact store, which the training workers share.
+        store: Folder of the artifact store, which the training workers share unless the store is on object storage.
         run_id: The run.
 
     Returns:
@@ -194,6 +194,7 @@ class _Training:
         self.child.pass_step("after_gate")
         if report is not None:
             write_gate(artifact_path(self.child.store, digest), report)
+            self.child.artifacts.publish_gate(digest)
             self.child.pass_step("after_card")
         over = active.digest if active and report and _may_promote(request, report) else None
         gate = None if report is None else report.model_dump(mode="json")
@@ -201,7 +202,7 @@ class _Training:
         self.child.pass_step("after_finish")
 
     def _make_model(self, request: RunRequest, data: FrozenData) -> str:
-        parent = None if request.parent is None else artifact_path(self.child.store, request.parent)
+        parent = None if request.parent is None else self.child.artifacts.fetch(request.parent)
         packed = self._packed
         if not packed.exists():
             config = _configure(request, parent)
@@ -219,7 +220,7 @@ class _Training:
             )
         self.child.pass_step("after_packing")
         manifest = read_manifest(packed)
-        install_artifact(packed, self.child.store)
+        self.child.artifacts.install(packed)
         self.child.pass_step("after_install")
         insist(
             lambda: register_manifest(self.child.engine, manifest, parent=request.parent),
@@ -255,7 +256,7 @@ class _Training:
     def _verdicts(self, digest: str, rows: Sequence[LabelledImage]) -> Verdicts:
         if not rows:
             raise GateError("None of the images belongs to the gate set: there is nothing to compare the models on.")
-        classifier = Classifier.load(artifact_path(self.child.store, digest))
+        classifier = Classifier.load(self.child.artifacts.fetch(digest))
         return judge_images(classifier, rows, lambda _: self._pause_point())
 
     def _report(self, part: str, progress: Progress) -> None:

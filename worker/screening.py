@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from db.chunks import Claim, Rejected, Scored, mark_suspect, record_results, release_chunk
-from db.errors import LeaseLost
+from db.errors import LeaseLost, SettingsError
 from db.results import ResultRow, stored_inputs
 from model.classifier import Prediction
 from model.errors import ArchiveUnavailable
@@ -133,7 +133,11 @@ class Screening:
         return Ending.FINISHED
 
     def _source(self) -> Source:
-        root = self.settings.archive_root(self.claim.source)
+        try:
+            root = self.settings.archive_root(self.claim.source)
+        except SettingsError as error:
+            # Another host may have what it takes.
+            raise ArchiveUnavailable(str(error)) from None
         if root is None:
             raise ArchiveUnavailable("This host does not know where the archive is; see WORKER_ARCHIVE_ROOTS.")
         return Source(

@@ -9,7 +9,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from db.errors import SettingsError
 from db.settings import StrictSettings
+from worker.objects import ObjectFolder, is_address, read_address
 
 
 class WorkerSettings(StrictSettings):
@@ -47,8 +49,10 @@ class WorkerSettings(StrictSettings):
     #: Outcomes are committed this often, so that a crash costs no more work than that.
     record_seconds: float = Field(default=3, gt=0)
     max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
-    #: Where this host mounts an archive's root: root as submitted to local folder.
+    #: Where this host has an archive's root: root as submitted to local folder or `s3://bucket/prefix`.
     archive_roots: dict[str, str] = Field(default_factory=dict)
+    #: Address of the S3 server, such as https://objects.hospital.example:9000; Amazon's where it is not given.
+    s3_endpoint: str | None = None
     #: A training run whose worker is not heard of for so long is another worker's. A step of training is far shorter.
     run_lease_seconds: float = Field(default=120, gt=0)
     #: Without a step of training for so long a worker lets its run go; the first step of a large network takes minutes.
@@ -96,6 +100,47 @@ class WorkerSettings(StrictSettings):
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError("no such time zone; give an IANA name such as Europe/Vienna") from None
         return name
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def know_endpoint(cls, endpoint: str | None) -> str | None:
+        """Refuse what is no bare address of a server.
+
+        Args:
+            endpoint: What it is set to; empty is none.
+
+        Returns:
+            The address, without a slash at its end.
+
+        Raises:
+            ValueError: Unless it is http or https, a host and perhaps a port.
+        """
+        found = urlsplit(endpoint or "")
+        sound = found.scheme in {"http", "https"} and found.hostname and "@" not in found.netloc
+        if endpoint and (not sound or found.path.strip("/") or found.query or found.fragment):
+            raise ValueError("give http(s)://host:port alone; credentials go into the environment or a file of boto's")
+        return endpoint.rstrip("/") if endpoint else None
+
+    @field_validator("archive_roots")
+    @classmethod
+    def know_places(cls, roots: dict[str, str]) -> dict[str, str]:
+        """Refuse a place on object storage that is written wrongly.
+
+        Args:
+            roots: What it is set to.
+
+        Returns:
+            The same.
+
+        Raises:
+            ValueError: If one is.
+        """
+        try:
+            for place in filter(is_address, roots.values()):
+                read_address(place)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        return roots
 
     @model_validator(mode="after")
     def keep_limits_in_order(self) -> Self:
@@ -159,14 +204,20 @@ class WorkerSettings(StrictSettings):
             return begin <= clock < end
         return clock >= begin or clock < end
 
-    def archive_root(self, source: str) -> Path | None:
+    def archive_root(self, source: str) -> Path | ObjectFolder | None:
         """Say where this host has an archive.
 
         Args:
             source: The archive's root as it was submitted.
 
         Returns:
-            The local folder, or None where `source` is neither mapped nor absolute.
+            The local folder or the place on object storage, or None where `source` is neither mapped nor absolute.
+
+        Raises:
+            SettingsError: If it is on object storage, and this host has not the extra for that.
         """
-        local = Path(self.archive_roots.get(source, source))
+        place = self.archive_roots.get(source, source)
+        if is_address(place):
+            return ObjectFolder.at(place, self.s3_endpoint)
+        local = Path(place)
         return local if local.is_absolute() else None

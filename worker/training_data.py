@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Engine
 
+from db.errors import SettingsError
 from db.labels import ConfirmedImage, confirmed_images
 from model.dataset import CACHED_SIZE, THREADS, LabelledImage, read_image, read_labels
 from model.errors import RejectedImage, TrainingDataError
-from model.images import decode_image
+from model.images import ObjectRoot, decode_image
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
 from model.splits import FOLDS, assign_folds, in_gate_set
@@ -127,7 +128,7 @@ def _of_ledger(engine: Engine, settings: WorkerSettings) -> tuple[list[LabelledI
     left_out = Counter({"conflicting": len(confirmed.conflicting), "unread": confirmed.unread})
     rows = []
     for image in confirmed.images:
-        root = settings.archive_root(image.source)
+        root = _find_root(settings, image.source)
         if root is None:
             left_out["archive_not_mapped"] += 1
         else:
@@ -135,7 +136,14 @@ def _of_ledger(engine: Engine, settings: WorkerSettings) -> tuple[list[LabelledI
     return rows, left_out
 
 
-def _row(image: ConfirmedImage, root: Path) -> LabelledImage:
+def _find_root(settings: WorkerSettings, source: str) -> Path | ObjectRoot | None:
+    try:
+        return settings.archive_root(source)
+    except SettingsError:
+        return None
+
+
+def _row(image: ConfirmedImage, root: Path | ObjectRoot) -> LabelledImage:
     return LabelledImage(
         root=root,
         path=image.path,
