@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
+from tests.faults.proxy import Proxy
+
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Row
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Eight images wait between server and network at most, so that most of them are not read yet when it dies.
 NARROW = {"WORKER_DECODED_IMAGES": "8", "WORKER_BATCH_SIZE": "4"}
+
+#: A port that nothing listens on.
+NOBODY = 1
 
 
 @pytest.fixture
@@ -50,12 +55,15 @@ def test_o1_a_server_that_dies_in_the_middle_loses_nothing(
     archive.spoil("z-empty.png", b"")
     archive.spoil("z-page.png", b"<html>")
     object_server.copy(archive.root, "ward")
+    gate = Proxy.start(0, object_server.port)
+    stack.environment["WORKER_S3_ENDPOINT"] = f"http://127.0.0.1:{gate.port}"
     batch = json.loads(stack.command("submit", "s3://archive/ward").stdout)["batch"]
     stack.start_feeder()
     stack.start_worker(**NARROW, **stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
 
     # If the server dies
+    gate.server = NOBODY
     object_server.kill()
     stack.let_go()
     stack.await_log("w1", '"ending": "archive_away"')
@@ -66,10 +74,11 @@ def test_o1_a_server_that_dies_in_the_middle_loses_nothing(
     assert counts.open == 62 - counts.done - counts.referred
     assert counts.reasons == {}
 
-    # If it is back, with the same objects and one of them gone
+    # If it is back, with the same objects and one of them gone; it has forgotten them, so nobody may see it fill
     object_server.start()
     object_server.copy(archive.root, "ward")
     object_server.call("delete_object", Bucket="archive", Key="ward/059.png")
+    gate.server = object_server.port
     stack.until(lambda: archive.counts(batch).open == 0, 90)
 
     # Then the batch is finished, and no crash was charged to it
@@ -84,6 +93,7 @@ def test_o1_a_server_that_dies_in_the_middle_loses_nothing(
     folder = json.loads(stack.command("submit", archive.root).stdout)["batch"]
     stack.until(lambda: archive.counts(folder).open == 0)
     assert [row for row in outcomes(archive, batch) if row.path != "059.png"] == outcomes(archive, folder)
+    gate.stop()
 
 
 def test_o2_a_server_that_refuses_a_worker_rejects_nothing(
@@ -95,7 +105,7 @@ def test_o2_a_server_that_refuses_a_worker_rejects_nothing(
     object_server.copy(archive.root, "ward")
     batch = json.loads(stack.command("submit", "s3://archive/ward").stdout)["batch"]
     stack.start_feeder()
-    stack.start_worker("lost", WORKER_S3_ENDPOINT="http://127.0.0.1:1")
+    stack.start_worker("lost", WORKER_S3_ENDPOINT=f"http://127.0.0.1:{NOBODY}")
     stack.await_log("lost", '"ending": "archive_away"')
     assert archive.counts(batch).open == 3
 
