@@ -34,7 +34,7 @@ class FrozenGraph:
 
     def run(
         self, images: NDArray[np.uint8], metadata: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
         """Score a batch.
 
         Args:
@@ -42,10 +42,11 @@ class FrozenGraph:
             metadata: `(n, width)` float32, encoded as the network was built for.
 
         Returns:
-            Posteriors `(n, 7)` float32 and distances `(n,)` float32 to the nearest class in feature space.
+            Posteriors `(n, 7)` float32, distances `(n,)` float32 to the nearest class in feature space, and attention
+            `(n, h, w)` float32, or None of a network without it.
         """
-        posteriors, distances = self._function(tf.constant(images), tf.constant(metadata))
-        return posteriors.numpy(), distances.numpy()
+        posteriors, distances, *attention = self._function(tf.constant(images), tf.constant(metadata))
+        return posteriors.numpy(), distances.numpy(), attention[0].numpy() if attention else None
 
 
 def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature: float, space: FeatureSpace) -> Any:
@@ -70,6 +71,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
         outside = tf.reduce_sum(
             tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1
         )
-        return posteriors, tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual)
+        distances = tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual)
+        return posteriors, distances, *([outputs["attention"]] if "attention" in outputs else [])
 
     return convert_variables_to_constants_v2(score.get_concrete_function())
