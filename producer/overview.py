@@ -211,7 +211,7 @@ def _class_mix(engine: Engine, batch: BatchRow, status: Status) -> Markup:
     prior, scored = model_prior(engine, batch.model_digest) or {}, max(status.done + status.referred, 1)
     rows = [
         (
-            f"{CLASS_NAMES[name]} ({name})" + (", malignant score" if name in MALIGNANT else ""),
+            ("▲ " if name in MALIGNANT else "") + f"{CLASS_NAMES[name]} ({name})",
             diagnoses[name],
             f"{diagnoses[name] / scored:.1%}",
             f"{expected[place] / scored:.1%}",
@@ -221,7 +221,8 @@ def _class_mix(engine: Engine, batch: BatchRow, status: Status) -> Markup:
     ]
     head = ("Class", "Images diagnosed", "Share", "Mean probability", "Share in training")
     note = (
-        "The diagnosis favours no class for being common, so its shares differ from the mean probabilities by design."
+        "▲ adds to the malignant score. The diagnosis favours no class for being common, so its shares differ from the "
+        "mean probabilities by design."
     )
     return join([table("Classes in this batch and in training", head, rows), element("p", note, class_="note")])
 

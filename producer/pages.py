@@ -1,6 +1,8 @@
 """Pages: pieces of HTML that are escaped by construction, tables and bar charts as SVG without a script."""
 
 import html
+import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -11,6 +13,9 @@ POLICY: Final = (
     "form-action 'none'"
 )
 
+
+#: A number, with a percent sign or an interval perhaps.
+_NUMBER: Final = re.compile(r"-?[\d.,]+ ?%?( \([\d.,]+ to [\d.,]+\))?")
 
 #: From here on an axis counts in thousands.
 _THOUSANDS: Final = 10_000
@@ -75,12 +80,13 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -
         The table.
     """
     first = element("tr", *(element("th", name, scope="col") for name in head))
-    body = [
-        element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells))
-        for name, *cells in rows
-    ]
+    body = [element("tr", element("th", name, scope="row"), *map(_cell, cells)) for name, *cells in rows]
     caption_ = element("caption", caption)
     return element("div", element("table", caption_, element("thead", first), element("tbody", *body)), class_="scroll")
+
+
+def _cell(content: object) -> Markup:
+    return element("td", content, class_="number" if _NUMBER.fullmatch(str(content)) else None)
 
 
 def histogram(title: str, counts: Sequence[int], *, mark: float | None = None, said: str = "") -> Markup:
@@ -137,8 +143,6 @@ def _grid(count: int, decades: int, left: int, width: int, height: int) -> Marku
 
 def _tall(count: int, decades: int, height: int) -> float:
     # One image is seen as well: a logarithmic scale from a half on.
-    import math
-
     return 0.0 if count < 1 else round(height * (math.log10(count) + 0.3) / (decades + 0.3), 1)
 
 

@@ -195,7 +195,12 @@ def _unread_section(status: Status, reasons: Mapping[str, int]) -> Markup:
 def _budget_section(reading: Reading | None) -> list[Markup]:
     if reading is None:
         return []
-    summary = element("summary", f"Reading budget: {reading.budget:,} lesions a day")
+    told = f"Reading budget: {reading.budget:,} lesions a day"
+    if reading.days and reading.expected is not None:
+        first = reading.days[0]
+        told += f"; the first day is expected to cover {first.expected:.1f} melanomas ({first.low} to {first.high}) "
+        told += f"of {reading.expected:.1f}"
+    summary = element("summary", told)
     return [element("section", element("details", summary, read_budget(reading)), class_="budget")]
 
 

@@ -9,7 +9,7 @@ const cards = (() => {
       else if (name === "onclick") made.addEventListener("click", value);
       else made.setAttribute(name, value);
     }
-    for (const one of content.flat()) if (one !== null && one !== undefined) made.append(one);
+    for (const one of content.flat(Infinity)) if (one !== null && one !== undefined) made.append(one);
     return made;
   }
 
