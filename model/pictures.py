@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.images import encode_image, resize_image, resize_map
 
 #: Longest side of an overlay in pixels. The network's own map is 5 or 7 wide, and a browser spreads this smoothly.
-OVERLAY_PIXELS: Final = 48
+OVERLAY_PIXELS: Final = 24
 #: How opaque an overlay is where the map is highest, of 255: the skin stays visible.
 _MOST_OPAQUE: Final = 200
 
@@ -21,6 +21,16 @@ _VIRIDIS: Final = np.array(
         *([39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]),
     ]
 )
+
+
+def _colour_table() -> NDArray[np.uint8]:
+    shares, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_VIRIDIS))
+    colours = [np.interp(shares, steps, _VIRIDIS[:, channel]) for channel in range(3)]
+    return np.stack([*colours, shares * _MOST_OPAQUE], axis=1).round().astype(np.uint8)
+
+
+#: `(256, 4)` uint8: colour and opacity of a share in 255ths.
+_COLOURS: Final = _colour_table()
 
 
 def draw_thumbnail(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
@@ -47,9 +57,7 @@ def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> bytes:
         A PNG with opacity: viridis, and clear where the map is low, so that the skin is seen.
     """
     shares = spread_map(heat, fit_size(size, OVERLAY_PIXELS))
-    steps = np.linspace(0, 1, len(_VIRIDIS))
-    colours = [np.interp(shares, steps, _VIRIDIS[:, channel]) for channel in range(3)]
-    return encode_image(np.stack([*colours, shares * _MOST_OPAQUE], axis=2).round().astype(np.uint8), "PNG")
+    return encode_image(_COLOURS[np.rint(shares * 255).astype(np.uint8)], "PNG")
 
 
 def fit_size(size: tuple[int, int], longest: int) -> tuple[int, int]:

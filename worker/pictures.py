@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import structlog
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 from db.pictures import map_path, thumb_path
 from model.pictures import draw_overlay, draw_thumbnail
+
+#: Encoding lets go of the interpreter's lock, and so does writing.
+_THREADS: Final = 2
 
 _log = structlog.get_logger()
 
@@ -26,6 +31,7 @@ class PictureStore:
     folder: Path
     #: Inputs drawn since the last `settle`, whose verdicts may not be recorded yet.
     _unsettled: set[tuple[str, str]] = field(default_factory=set)
+    _pool: ThreadPoolExecutor | None = None
 
     def has_thumbnail(self, input_digest: str) -> bool:
         """Say whether an input was drawn."""
@@ -39,7 +45,7 @@ class PictureStore:
         size: tuple[int, int],
         attention: NDArray[np.float32] | None,
     ) -> str | None:
-        """Draw an input. Idempotent: the same pixels give the same files.
+        """Draw an input, in a thread of its own while the network works. Idempotent: the same pixels, the same files.
 
         Args:
             input_digest: What was scored.
@@ -49,26 +55,45 @@ class PictureStore:
             attention: `(h, w)` float32, where the network looked; None of a network without attention.
 
         Returns:
-            The map's path in the store, or None where there is none.
+            The map's path in the store, where it is once `await_drawn` returns, unless the store did not take it; None
+            of a network without attention.
         """
         self._unsettled.add((input_digest, model_digest))
-        where = map_path(input_digest, model_digest)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="draw")
+        where = None if attention is None else map_path(input_digest, model_digest)
+        self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, attention)
+        return where
+
+    def _draw(
+        self,
+        thumb: str,
+        where: str | None,
+        pixels: NDArray[np.uint8],
+        size: tuple[int, int],
+        attention: NDArray[np.float32] | None,
+    ) -> None:
         try:
-            if attention is not None:
+            if where is not None and attention is not None:
                 self._write(where, draw_overlay(attention, size))
             # The thumbnail last: where it is, all is.
-            self._write(thumb_path(input_digest), draw_thumbnail(pixels, size))
+            self._write(thumb, draw_thumbnail(pixels, size))
         except OSError as error:
             _log.warning("picture not written", error=type(error).__name__)
-            return None
-        return None if attention is None else where
+
+    def await_drawn(self) -> None:
+        """Wait until everything is written that `draw` was called for."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
     def settle(self, recorded: frozenset[str]) -> None:
-        """Remove what was drawn of inputs that turned out to have no verdict: they were erased in the meantime.
+        """Wait for what is being drawn, and remove what turned out to have no verdict: it was erased in the meantime.
 
         Args:
             recorded: Which of `unsettled` the ledger has a verdict on.
         """
+        self.await_drawn()
         for input_digest, model_digest in self._unsettled:
             if input_digest not in recorded:
                 for path in (map_path(input_digest, model_digest), thumb_path(input_digest)):

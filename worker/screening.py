@@ -234,6 +234,9 @@ class Screening:
     def _record(self) -> None:
         if not self._outcomes:
             return
+        if self.pictures is not None:
+            # Before the verdict is final, so that erasing it finds whatever was drawn.
+            self.pictures.await_drawn()
         self._insist(
             lambda: record_results(
                 self.engine,

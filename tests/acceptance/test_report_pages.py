@@ -104,6 +104,7 @@ def fill(engine: Engine, store: Path) -> int:
         outcomes.append(Scored(item_id=item.item_id, image_digest=digest, input_digest=digest, result=scored))
         if score >= 0.5:
             pictures.draw(digest, MODEL, np.full((40, 40, 3), 200, np.uint8), (4, 3), np.eye(5, dtype=np.float32))
+    pictures.await_drawn()
     bad = Rejected(item_id=claim.items[-1].item_id, reason="truncated")
     record_results(engine, claim.chunk_id, claim.attempt, model_digest=MODEL, outcomes=[*outcomes, bad])
     return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -28,7 +29,8 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "home" / "store"
 
 
-def screen(archive: Archive, chunk: int, pictures: PictureStore) -> Ending:
+def screen(archive: Archive, batch: int, pictures: PictureStore, model: str = MODEL) -> Ending:
+    (chunk,) = archive.chunks(batch)
     claimed = claim_chunk(archive.engine, chunk, worker="w1", lease_seconds=30)
     assert claimed is not None
     given = WorkerSettings()
@@ -36,7 +38,7 @@ def screen(archive: Archive, chunk: int, pictures: PictureStore) -> Ending:
         return screen_chunk(
             archive.engine,
             claimed,
-            LightClassifier(MODEL),
+            LightClassifier(model),
             given,
             heartbeat,
             stopping=lambda: False,
@@ -59,7 +61,7 @@ def test_what_is_prioritised_or_referred_is_drawn_while_it_is_screened(archive: 
     batch = archive.load([*archive.draw(2), *archive.draw(1, first=200), *archive.draw(1, first=250)])
 
     # If they are screened
-    screen(archive, *archive.chunks(batch), PictureStore(folder=store))
+    screen(archive, batch, PictureStore(folder=store))
 
     # Then the two bright ones have a thumbnail and a map that the ledger names, for their owner's eyes only
     bright = inputs(archive, batch, "path IN ('200.png', '250.png')")
@@ -80,7 +82,7 @@ def test_a_store_that_takes_no_picture_costs_no_verdict(archive: Archive, store:
     (store / "thumbs").touch()
     batch = archive.load(archive.draw(2, first=200))
 
-    ending = screen(archive, *archive.chunks(batch), PictureStore(folder=store))
+    ending = screen(archive, batch, PictureStore(folder=store))
 
     assert ending is Ending.FINISHED
     assert archive.counts(batch).done == 2
@@ -96,13 +98,13 @@ def test_a_patient_who_is_erased_while_screened_leaves_no_picture(archive: Archi
     class Forgetful(PictureStore):
         """Lets the patient be erased after drawing and before recording."""
 
-        def draw(self, *arguments: object) -> str | None:  # type: ignore[override]
-            where = super().draw(*arguments)  # type: ignore[arg-type]
+        def draw(self, *arguments: Any) -> str | None:
+            where = super().draw(*arguments)
             forget_patient(archive.engine, "200.png", "officer", remove_file=lambda _path: None)
             return where
 
     # If the patient is erased while the worker holds the image
-    screen(archive, *archive.chunks(batch), Forgetful(folder=store))
+    screen(archive, batch, Forgetful(folder=store))
 
     # Then the other one's pictures alone are there
     (left,) = inputs(archive, batch)
@@ -142,3 +144,30 @@ def test_a_worker_draws_the_rest_when_it_is_asked_to(
     assert names(store, "thumbs") == {thumb_path(digest) for digest in drawn}
     assert names(store, "maps") == {map_path(digest, registered) for digest in drawn}
     assert archive.counts(batch).done == 4
+
+
+def test_nothing_is_drawn_on_request_while_something_waits_to_be_screened(
+    archive: Archive, stack: Stack, redis_url: str, registered: str
+) -> None:
+    # Given a screened batch whose pictures are asked for, and three chunks that came later
+    done = archive.load(archive.draw(2), model=registered)
+    screen(archive, done, PictureStore(folder=archive.root.parent / "unused"), registered)
+    waiting = archive.load(*([row] for row in archive.draw(3, first=100)), model=registered)
+    checks = [
+        ClaimCheck(version=CONTRACT_VERSION, batch=batch, chunk=chunk, items=1, model=registered)
+        for batch in (done, waiting)
+        for chunk in archive.chunks(batch)
+    ]
+    with Doorbell(redis_url) as doorbell:
+        doorbell.ring_rendering(checks[0])
+        doorbell.ring_rendering(checks[0])
+        for check in checks[1:]:
+            doorbell.ring(check)
+
+        # If a worker starts
+        stack.start_worker()
+        stack.until(lambda: stack.log("w1").count("chunk drawn") == 2)
+
+    # Then all is screened before anything is drawn
+    events = [line for line in stack.log("w1").splitlines() if "chunk left" in line or "chunk drawn" in line]
+    assert ["chunk left" in line for line in events] == [True, True, True, False, False]

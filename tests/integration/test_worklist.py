@@ -29,7 +29,8 @@ def _image(path: str, patient: str | None, lesion: str | None) -> ItemRow:
 def _screen(scene: Scene, rows: list[ItemRow], scores: list[float | None]) -> int:
     batch = scene.load(rows)
     finish_loading(scene.engine, batch, uuid.uuid4().hex)
-    claim = scene.claim(*scene.chunks(batch))
+    (chunk,) = scene.chunks(batch)
+    claim = scene.claim(chunk)
     scene.record(
         claim,
         *(
