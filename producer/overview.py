@@ -260,7 +260,7 @@ def _card(model: ModelRow) -> Markup:
         facts.append(("Operating point", f"{point['threshold']:.4f}"))
         facts.append(("Sensitivity for malignant lesions", f"{point['sensitivity']:.1%}"))
         facts.append(("Specificity", f"{point['specificity']:.1%}"))
-    made = [table("The model that the batch is pinned to", ("", ""), facts)]
+    made = [table("The model that the batch is pinned to", ("Fact", "Value"), facts, facts=True)]
     groups = metrics.get("subgroups")
     if isinstance(groups, Sequence) and groups:
         head = ("Group", "Images", "Malignant lesions", "Sensitivity", "Specificity", "Malignant ROC AUC")

@@ -68,19 +68,25 @@ def join(pieces: Iterable[Markup]) -> Markup:
     return Markup("\n".join(pieces))
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *, facts: bool = False) -> Markup:
     """Lay rows out as a table whose first column names them.
 
     Args:
         caption: What it shows.
         head: Names of the columns.
         rows: Cells, the first of which is the row's name.
+        facts: Whether a column holds things of several kinds, so that its numbers are not set to the right.
 
     Returns:
         The table.
     """
     first = element("tr", *(element("th", name, scope="col") for name in head))
-    body = [element("tr", element("th", name, scope="row"), *map(_cell, cells)) for name, *cells in rows]
+    body = [
+        element(
+            "tr", element("th", name, scope="row"), *(element("td", cell) if facts else _cell(cell) for cell in cells)
+        )
+        for name, *cells in rows
+    ]
     caption_ = element("caption", caption)
     return element("div", element("table", caption_, element("thead", first), element("tbody", *body)), class_="scroll")
 

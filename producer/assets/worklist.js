@@ -119,7 +119,14 @@ const lesionScreen = (() => {
     }
     // Another page was asked for in the meantime.
     if (asked !== state.order || asking !== state.page) return;
-    find("cards").replaceChildren(...shown.map((one) => draw(one, loaded.get(Math.floor(one / index.partLesions))[one % index.partLesions])));
+    const together = find("filters").elements["group"].value === "patient";
+    let before = null;
+    find("cards").replaceChildren(...shown.flatMap((one) => {
+      const images = loaded.get(Math.floor(one / index.partLesions))[one % index.partLesions], patient = images[0].patient;
+      const begins = together && (before === null || patient !== before);
+      before = patient ?? "";
+      return [...(begins ? [cards.make("li", { className: "group" }, patient === undefined ? "No patient reference" : "Patient " + patient)] : []), draw(one, images)];
+    }));
     say(shown.length ? begin + 1 : 0, begin + shown.length);
   }
 
@@ -168,7 +175,7 @@ const lesionScreen = (() => {
 
   async function turn(step) {
     await show(state.page + step);
-    find("cards").firstElementChild?.focus();
+    document.querySelector(".card")?.focus();
   }
 
   document.addEventListener("keydown", (event) => {

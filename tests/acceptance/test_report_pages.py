@@ -86,7 +86,7 @@ def fill(engine: Engine, store: Path) -> int:
             size=1,
             image_id=HOSTILE if number == 0 else f"i{number}",
             lesion_id=f"L{number // 2}",
-            patient_ref=f"P{number // 6}",
+            patient_ref=f"P{number // 2 % 30}",
             age=float(number % 80),
             sex="female",
             localization="back" if number % 4 else "face",
@@ -218,8 +218,17 @@ def test_one_patient_is_shown_alone_when_the_name_is_pressed(browser: Browser) -
     browser.ask("document.querySelectorAll('.card')[4].querySelector('button').click()")
     browser.until("document.querySelectorAll('.card').length === 3")
 
-    assert ranks(browser) == [4, 5, 6]
+    assert ranks(browser) == [5, 35, 65]
     assert "one patient's only" in said(browser)
+
+
+def test_patients_can_be_read_together_each_at_its_worst_lesion(browser: Browser) -> None:
+    browser.choose("group", "patient")
+    browser.until("document.querySelectorAll('.group').length")
+
+    groups = browser.ask("[...document.querySelectorAll('.group')].map((one) => one.textContent)")
+    assert groups == [f"Patient P{number}" for number in range(14)]
+    assert ranks(browser)[:6] == [1, 31, 61, 2, 32, 62]
 
 
 def test_the_keyboard_moves_from_lesion_to_lesion_and_page_to_page(browser: Browser) -> None:
