@@ -85,6 +85,7 @@ def write_report(
         model_digest=batch.model_digest,
         store=store,
         folder=data,
+        threshold=threshold_of(get_model(engine, batch.model_digest)),
         on_lesions=on_lesions,
     )
     ranking = writer.write_ranking(options.top, prior=prior["mel"] if prior else None, prevalence=options.prevalence)
@@ -97,11 +98,7 @@ def write_report(
         open=counts.open,
     )
     reading = _read(ranking, options)
-    write_call(
-        data / "index.js",
-        "start",
-        ranking.as_json() | _constants(threshold_of(get_model(engine, batch.model_digest)), written),
-    )
+    write_call(data / "index.js", "start", ranking.as_json() | _constants(written))
     pages = {
         "overview.html": make_overview(engine, batch, status, counts.reasons, reading),
         "index.html": _worklist_page(batch, status, counts.reasons, reading, written),
@@ -149,10 +146,9 @@ def _read(ranking: Ranking, options: ReportOptions) -> Reading | None:
     )
 
 
-def _constants(threshold: float | None, written: Written) -> dict[str, Any]:
+def _constants(written: Written) -> dict[str, Any]:
     return {
         "classes": [{"code": name, "name": CLASS_NAMES[name], "malignant": name in MALIGNANT} for name in CLASSES],
-        "threshold": threshold,
         "partLesions": PART_LESIONS,
         "unreadRows": UNREAD_ROWS,
         "totals": asdict(written),

@@ -113,6 +113,7 @@ class WorklistWriter:
         model_digest: The batch's model.
         store: The artifact store, where the pictures are.
         folder: Where the files go.
+        threshold: The model's operating point; None where it is not on record.
         on_lesions: Told how many lesions are written.
     """
 
@@ -121,6 +122,7 @@ class WorklistWriter:
     model_digest: str
     store: Path
     folder: Path
+    threshold: float | None
     on_lesions: Callable[[int], object] = lambda _count: None
 
     def write_ranking(self, limit: int, *, prior: float | None, prevalence: float | None) -> Ranking:
@@ -169,6 +171,8 @@ class WorklistWriter:
             "diagnosis": CLASSES.index(image.diagnosis),
             "confidence": round(image.confidence, 4),
             "score": round(image.malignant_score, 4),
+            # Here, where the score is not rounded yet.
+            "prioritised": None if self.threshold is None else image.malignant_score >= self.threshold,
             "referred": REFER_REASONS.get(image.refer_reason or "", image.refer_reason) if image.referred else None,
             "probabilities": [round(value, 4) for value in image.probabilities],
             "thumb": self._picture(thumb_path(image.input_digest), "image/jpeg"),

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,7 @@ class PictureStore:
     #: Inputs drawn since the last `settle`, whose verdicts may not be recorded yet.
     _unsettled: set[tuple[str, str]] = field(default_factory=set)
     _pool: ThreadPoolExecutor | None = None
+    _drawing: list[Future[None]] = field(default_factory=list)
 
     def has_thumbnail(self, input_digest: str) -> bool:
         """Say whether an input was drawn."""
@@ -62,7 +63,8 @@ class PictureStore:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="draw")
         where = None if attention is None else map_path(input_digest, model_digest)
-        self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, attention)
+        drawing = self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, attention)
+        self._drawing.append(drawing)
         return where
 
     def _draw(
@@ -82,10 +84,17 @@ class PictureStore:
             _log.warning("picture not written", error=type(error).__name__)
 
     def await_drawn(self) -> None:
-        """Wait until everything is written that `draw` was called for."""
+        """Wait until everything is written that `draw` was called for.
+
+        Raises:
+            Exception: A bug in drawing.
+        """
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+        drawing, self._drawing = self._drawing, []
+        for one in drawing:
+            one.result()
 
     def settle(self, recorded: frozenset[str]) -> None:
         """Wait for what is being drawn, and remove what turned out to have no verdict: it was erased in the meantime.

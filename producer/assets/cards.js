@@ -41,12 +41,9 @@ const cards = (() => {
       .map(([name, value]) => [make("dt", null, name), make("dd", null, value)]));
   }
 
-  function tags(score, referred, threshold) {
+  function tags(high, referred) {
     const made = [];
-    if (threshold !== null) {
-      const high = score >= threshold;
-      made.push(make("span", { className: high ? "tag high" : "tag low" }, high ? "prioritised" : "not prioritised"));
-    }
+    if (high !== undefined) made.push(make("span", { className: high ? "tag high" : "tag low" }, high ? "prioritised" : "not prioritised"));
     if (referred) made.push(make("span", { className: "tag referred" }, "⚑ referred: " + referred));
     return made;
   }
@@ -61,7 +58,7 @@ const cards = (() => {
       make("div", { className: "head" },
         make("h3", null, "#" + rank.toLocaleString("en")),
         make("span", { className: "score" }, "malignant score " + worst.score.toFixed(3)),
-        tags(worst.score, referred, told.threshold),
+        tags(worst.prioritised, referred),
         images.length > 1 ? make("span", null, images.length + " images") : null),
       picture(worst, name), bars(worst, told.classes),
       facts([["Image", worst.image], ["File", worst.path], ["Lesion", worst.lesion], ["Patient", others],

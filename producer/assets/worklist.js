@@ -133,7 +133,7 @@ const lesionScreen = (() => {
   function draw(one, images) {
     const patient = index.patient[one];
     return cards.lesion(one + 1, images, {
-      classes: index.classes, threshold: index.threshold,
+      classes: index.classes,
       patientLesions: patient < 0 ? 0 : lesionsOfPatient[patient],
       onPatient: () => { state.patient = patient; filter(); },
     });

@@ -22,7 +22,7 @@ from db.session import open_ledger
 from db.tables import CLASSES
 from producer.site import ReportOptions, write_report
 from tests.archive import MODEL
-from tests.chromium import Browser
+from tests.chromium import Browser, find_chromium
 from worker.pictures import PictureStore
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
@@ -99,7 +99,7 @@ def fill(engine: Engine, store: Path) -> int:
     assert claim is not None
     pictures, outcomes = PictureStore(folder=store), []
     for number, item in enumerate(claim.items[:-1]):
-        digest, score = f"{number:064x}", 1 - number / 200
+        digest, score = f"{number:064x}", 1 - number / 200 - 1e-6 * (number == 100)
         scored = result(digest, score, referred=number == 121)
         outcomes.append(Scored(item_id=item.item_id, image_digest=digest, input_digest=digest, result=scored))
         if score >= 0.5:
@@ -272,6 +272,21 @@ def test_a_lesion_below_the_operating_point_is_not_prioritised_and_never_called_
     assert "No picture was drawn" in cards
 
 
+def test_what_is_prioritised_is_told_from_the_score_before_it_is_rounded(site: Path) -> None:
+    # Given a lesion a hair below the operating point, whose score is written as if it were there
+    lesions = [lesion for path in (site / "data").glob("part-*.js") for lesion in read_call(path)[1]]
+    told = {images[0]["path"]: (images[0]["score"], images[0]["prioritised"]) for images in lesions}
+
+    # Then it is not prioritised, and the one before it is
+    assert told["98.jpg"] == (0.51, True)
+    assert told["100.jpg"] == (0.5, False)
+
+
+def read_call(path: Path) -> list[Any]:
+    text = path.read_text(encoding="ascii")
+    return list(json.loads("[" + text[text.index("(") + 1 : -3] + "]"))
+
+
 def test_every_picture_has_a_text_and_every_field_a_label(browser: Browser) -> None:
     assert browser.ask("[...document.images].every((one) => one.alt.length > 10 && one.naturalWidth > 0)") is True
     unlabelled = "[...document.querySelectorAll('input, select')].filter((one) => !one.labels.length && !one.ariaLabel)"
@@ -313,6 +328,17 @@ def test_the_data_files_are_plain_calls_that_hold_no_markup(site: Path) -> None:
     for path in (site / "data").iterdir():
         text = path.read_text(encoding="ascii")
         assert re.fullmatch(r"lesionScreen\.(start|part|unread)\(.*\);\n", text, re.DOTALL)
-        json.loads("[" + text[text.index("(") + 1 : -3] + "]")
+        assert read_call(path)
     for name in ("index.html", "overview.html"):
         assert 'onerror="' not in (site / name).read_text(encoding="utf-8")
+
+
+def test_a_machine_without_a_browser_skips_these_tests_and_ci_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="NOT looked at"):
+        find_chromium()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"):
+        find_chromium()
