@@ -55,7 +55,7 @@ migrate: install ## Bring the ledger's schema up to date and register the shippe
 	@$(BIN)/python -m worker.register
 
 worker: install ## Start one screening worker (WORKER_BROKER_URL and DB_URL say where).
-	@REMAP_SIGTERM=SIGQUIT $(BIN)/celery -A worker.app worker -Q screening -c 1 --loglevel WARNING
+	@REMAP_SIGTERM=SIGQUIT $(BIN)/celery -A worker.app worker -Q screening,rendering -c 1 --loglevel WARNING
 
 worker-training: install ## Start the worker that trains models.
 	@REMAP_SIGTERM=SIGQUIT $(BIN)/celery -A worker.app worker -Q training -c 1 --loglevel WARNING

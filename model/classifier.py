@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -48,6 +48,7 @@ class Prediction:
         prioritised: Whether the score reaches the operating point.
         referred: Whether a person must look whatever the score.
         refer_reason: "unfamiliar_image", "low_confidence", or None.
+        attention: `(h, w)` float32, where the network looked; None of a network without attention.
     """
 
     probabilities: tuple[float, ...]
@@ -58,6 +59,7 @@ class Prediction:
     prioritised: bool
     referred: bool
     refer_reason: str | None
+    attention: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 class Classifier:
@@ -140,17 +142,31 @@ class Classifier:
         Returns:
             n predictions.
         """
-        posteriors, distances = self._engine.run(images, encode_metadata(patients, self.metadata_encoding))
+        encoded = encode_metadata(patients, self.metadata_encoding)
+        posteriors, distances, attention = self._engine.run(images, encoded)
         wide = posteriors.astype(np.float64)
         wide /= wide.sum(axis=1, keepdims=True)
         sure = balanced_confidence(wide, self._prior)
         diagnoses = np.argmax(wide / self._prior, axis=1)
         return [
-            self._judge(wide[row], int(diagnoses[row]), float(sure[row]), float(distances[row]))
+            self._judge(
+                wide[row],
+                int(diagnoses[row]),
+                float(sure[row]),
+                float(distances[row]),
+                None if attention is None else attention[row],
+            )
             for row in range(len(wide))
         ]
 
-    def _judge(self, posterior: NDArray[np.float64], diagnosis: int, sure: float, distance: float) -> Prediction:
+    def _judge(
+        self,
+        posterior: NDArray[np.float64],
+        diagnosis: int,
+        sure: float,
+        distance: float,
+        attention: NDArray[np.float32] | None,
+    ) -> Prediction:
         reason = None
         if distance > self.manifest.referral.max_distance:
             reason = UNFAMILIAR_IMAGE
@@ -166,6 +182,7 @@ class Classifier:
             prioritised=score >= self.manifest.operating_point.threshold,
             referred=reason is not None,
             refer_reason=reason,
+            attention=attention,
         )
 
 
@@ -278,7 +295,7 @@ def golden_input(
 
 
 def _check_golden(manifest: Manifest, engine: FrozenGraph) -> None:
-    posteriors, _ = engine.run(*golden_input(manifest.golden.seed, manifest.network.input_size, encoding_of(manifest)))
+    posteriors, *_ = engine.run(*golden_input(manifest.golden.seed, manifest.network.input_size, encoding_of(manifest)))
     expected = np.asarray(manifest.golden.posterior)
     if expected.shape != posteriors.shape or not np.allclose(posteriors, expected, rtol=0, atol=GOLDEN_TOLERANCE):
         raise ArtifactError("The loaded model does not repeat its golden prediction: install it again.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
@@ -34,6 +34,10 @@ def computing_in(precision: Precision) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+#: Posteriors, distances and attention of some images.
+Answer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 
 
 class FrozenGraph:
@@ -73,9 +77,7 @@ class FrozenGraph:
         self.batch_size = CPU_BATCH_SIZE
         self._function = _freeze(network, input_size, np.log(prior), temperature, space)
 
-    def run(
-        self, images: NDArray[np.uint8], metadata: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:
         """Score a batch.
 
         Args:
@@ -83,7 +85,8 @@ class FrozenGraph:
             metadata: `(n, width)` float32, encoded as the network was built for.
 
         Returns:
-            Posteriors `(n, 7)` float32 and distances `(n,)` float32 to the nearest class in feature space.
+            Posteriors `(n, 7)` float32, distances `(n,)` float32 to the nearest class in feature space, and attention
+            `(n, h, w)` float32, or None of a network without it.
 
         Raises:
             OutOfMemory: If not even one image fits.
@@ -101,14 +104,12 @@ class FrozenGraph:
                 # Somebody else may use the same device: what fitted at the start need not fit for ever.
                 size = self.batch_size = max(1, min(size, self.batch_size) // 2)
             else:
-                return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+                return _join(parts)
 
-    def _run(
-        self, images: NDArray[np.uint8], metadata: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:
         try:
-            posteriors, distances = self._function(tf.constant(images), tf.constant(metadata))
-            return posteriors.numpy(), distances.numpy()
+            posteriors, distances, *attention = self._function(tf.constant(images), tf.constant(metadata))
+            return posteriors.numpy(), distances.numpy(), attention[0].numpy() if attention else None
         except tf.errors.ResourceExhaustedError:
             raise OutOfMemory(f"{len(images)} images at once do not fit the memory of the {self.device}.") from None
 
@@ -126,6 +127,15 @@ class FrozenGraph:
             self.batch_size = find_batch_size(
                 lambda size: self._run(np.repeat(image[None], size, axis=0), np.repeat(metadata[None], size, axis=0))
             )
+
+
+def _join(parts: Sequence[Answer]) -> Answer:
+    attention = [part[2] for part in parts if part[2] is not None]
+    return (
+        np.concatenate([part[0] for part in parts]),
+        np.concatenate([part[1] for part in parts]),
+        np.concatenate(attention) if attention else None,
+    )
 
 
 def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature: float, space: FeatureSpace) -> Any:
@@ -150,6 +160,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
         outside = tf.reduce_sum(
             tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1
         )
-        return posteriors, tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual)
+        distances = tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual)
+        return posteriors, distances, *([tf.cast(outputs["attention"], tf.float32)] if "attention" in outputs else [])
 
     return convert_variables_to_constants_v2(score.get_concrete_function())

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from model.artifact import NetworkPart, read_manifest
 from model.classifier import load_network
-from model.images import decode_image, measure_image, resize_map
+from model.images import decode_image, measure_image
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
+from model.pictures import spread_map
 
 #: Longest side in pixels that an explained image is shown at.
 SHOWN_PIXELS: Final = 480
@@ -115,20 +116,6 @@ def decode_shown(data: bytes, longest: int = SHOWN_PIXELS) -> NDArray[np.uint8]:
     width, height = measure_image(data)
     scale = min(1.0, longest / max(width, height))
     return decode_image(data, (max(1, round(width * scale)), max(1, round(height * scale))))
-
-
-def spread_map(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Spread a map over an image, as shares of its largest value.
-
-    Args:
-        heat: `(h, w)`, at least 0.
-        size: Width and height of the image in pixels.
-
-    Returns:
-        `(height, width)` float32 in [0, 1]; 0 everywhere where the map is.
-    """
-    spread = np.maximum(resize_map(heat, size), 0)
-    return spread / np.maximum(spread.max(), np.finfo(np.float32).tiny)
 
 
 def explain_image(

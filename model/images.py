@@ -269,6 +269,23 @@ def measure_image(data: bytes) -> tuple[int, int]:
     return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 
+def glance_size(data: bytes) -> tuple[int, int]:
+    """Measure an image as it is seen from its header alone, for its proportions.
+
+    A PNG whose EXIF block follows its pixels is measured as it lies: to look there would be to decode it.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        RejectedImage: The bytes are no JPEG or PNG, are broken, or hold more than 50 megapixels.
+    """
+    image = _open_checked(data)
+    if image.format == "PNG" and "exif" not in image.info:
+        return image.size
+    return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
+
+
 def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
     # Pillow raises whatever its parsers meet in broken bytes; each of these is the file's fault.
     try:
@@ -357,13 +374,18 @@ def resize_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
 
 
+def resize_image(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize `(h, w, 3)` uint8 RGB bilinearly to (width, height)."""
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), np.uint8)
+
+
 def blur_image(pixels: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
     """Blur `(height, width, 3)` uint8 RGB with a Gaussian of so many pixels' standard deviation."""
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)), np.uint8)
 
 
 def encode_image(pixels: NDArray[np.uint8], image_format: str = "JPEG") -> bytes:
-    """Encode `(height, width, 3)` uint8 RGB, without any metadata, in a format that Pillow writes."""
+    """Encode `(height, width, 3)` uint8 RGB, or 4 with opacity, without metadata, in a format that Pillow writes."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, image_format)
     return out.getvalue()

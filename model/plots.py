@@ -219,7 +219,7 @@ def plot_overlays(pixels: NDArray[np.uint8], maps: Mapping[str, NDArray[np.float
 
     Args:
         pixels: `(height, width, 3)` uint8 RGB.
-        maps: `(height, width)` float32 in [0, 1] each, by title, from `model.explain.spread_map`.
+        maps: `(height, width)` float32 in [0, 1] each, by title, from `model.pictures.spread_map`.
     """
     height, width, _ = pixels.shape
     panels = 1 + len(maps)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from producer.cli_models import model_commands
+from producer.cli_reports import report
 from producer.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
 
 # Nothing else is imported here: `--help` answers in a third of a second, without pandas, SQLAlchemy and Celery.
@@ -369,7 +370,7 @@ def purge(days: int, yes: bool) -> int:
     return erasing.purge(days, sure=yes)
 
 
-for _command in model_commands():
+for _command in (*model_commands(), report):
     cli.add_command(_command)
 
 

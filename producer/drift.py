@@ -17,7 +17,8 @@ from producer.terminal import name_actor, open_console, print_json
 _MODERATE: Final = 0.1
 _MAJOR: Final = 0.25
 
-_WORDS: Final = {
+#: The features in words.
+FEATURE_WORDS: Final = {
     "age": "age",
     "localization": "body site",
     "malignant_score": "malignant score",
@@ -52,12 +53,12 @@ def show_drift(batch_id: int, *, accept: bool, why: str | None, as_json: bool) -
     if as_json:
         print_json(drift_as_json(row))
         return EXIT_DONE
-    table = Table(title=f"Batch {batch_id} against {_reference(row)}", title_justify="left")
+    table = Table(title=f"Batch {batch_id} against {describe_reference(row)}", title_justify="left")
     table.add_column("feature")
     table.add_column("PSI", justify="right")
     table.add_column("shift")
     for feature, index in row.indices.items():
-        table.add_row(_WORDS.get(feature, feature), f"{index:.3f}", _verdict(row, index))
+        table.add_row(FEATURE_WORDS.get(feature, feature), f"{index:.3f}", judge_index(row, index))
     console = Console()
     console.print(table)
     warning = warn_of_drift(row)
@@ -91,13 +92,13 @@ def warn_of_drift(row: DriftRow) -> str | None:
     Returns:
         The sentence, or None where nothing is, or too little was screened to tell.
     """
-    shifted = {_WORDS.get(name, name): index for name, index in row.indices.items() if index >= _MODERATE}
+    shifted = {FEATURE_WORDS.get(name, name): index for name, index in row.indices.items() if index >= _MODERATE}
     if row.images < LEAST_IMAGES or not shifted:
         return None
     what = ", ".join(f"{name} (PSI {index:.2f})" for name, index in shifted.items())
     return (
-        f"[yellow]Drift:[/] unlike {_reference(row)} in {what}. Its figures may not hold for these images: look at a "
-        f"sample before its ranking is relied on. `lesion-screen drift {row.batch_id}` shows more."
+        f"[yellow]Drift:[/] unlike {describe_reference(row)} in {what}. Its figures may not hold for these images: "
+        f"look at a sample before its ranking is relied on. `lesion-screen drift {row.batch_id}` shows more."
     )
 
 
@@ -110,10 +111,19 @@ def drift_as_json(row: DriftRow) -> dict[str, Any]:
     Returns:
         Its figures, with a verdict for each feature.
     """
-    return asdict(row) | {"verdicts": {name: _verdict(row, index) for name, index in row.indices.items()}}
+    return asdict(row) | {"verdicts": {name: judge_index(row, index) for name, index in row.indices.items()}}
 
 
-def _verdict(row: DriftRow, index: float) -> str:
+def judge_index(row: DriftRow, index: float) -> str:
+    """Name how large a shift is.
+
+    Args:
+        row: What was measured.
+        index: One of its indices.
+
+    Returns:
+        A word or three.
+    """
     if row.images < LEAST_IMAGES:
         return "too few images"
     if index < _MODERATE:
@@ -121,5 +131,13 @@ def _verdict(row: DriftRow, index: float) -> str:
     return "moderate" if index < _MAJOR else "major"
 
 
-def _reference(row: DriftRow) -> str:
+def describe_reference(row: DriftRow) -> str:
+    """Name what a batch was compared with.
+
+    Args:
+        row: What was measured.
+
+    Returns:
+        A part of a sentence.
+    """
     return "what its model was judged on" if row.compared_with is None else f"batch {row.compared_with}"

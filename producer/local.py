@@ -13,7 +13,7 @@ from typing import Self
 from producer.broker import PrivateRedis
 from producer.children import Child, ChildPlan
 from producer.errors import ServiceProblem, UsageProblem
-from worker.contract import SCREENING_QUEUE, TRAINING_QUEUE
+from worker.contract import RENDERING_QUEUE, SCREENING_QUEUE, TRAINING_QUEUE
 
 #: A worker may take so long after SIGTERM to record what it has and to give its chunk back; its own limit is 30.
 _WORKER_GRACE = 40.0
@@ -49,7 +49,8 @@ class LocalStack:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._plans = [_worker_plan(f"screener-{one + 1}", SCREENING_QUEUE, gpu=one) for one in range(workers)]
+        queues = f"{SCREENING_QUEUE},{RENDERING_QUEUE}"
+        self._plans = [_worker_plan(f"screener-{one + 1}", queues, gpu=one) for one in range(workers)]
         self._plans += [*[_worker_plan("trainer", TRAINING_QUEUE, gpu=workers)] * training, *more]
         self._broker_url = broker_url
         self._environment = child_environment(home, environment if environment is not None else os.environ)
@@ -79,6 +80,17 @@ class LocalStack:
     def joined(self) -> bool:
         """Whether another process runs the stack of this home."""
         return self._broker_url is None and self._lock is None
+
+    @property
+    def address(self) -> str | None:
+        """URL of the Redis that this stack or the joined one works on; None while that one is only just starting."""
+        if self._broker_url is not None or self._redis is not None:
+            return self._broker_url or (self._redis.url if self._redis else None)
+        try:
+            told = json.loads((self._home / _ADDRESS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return str(told["broker_url"])
 
     @property
     def restarts(self) -> int:
@@ -208,10 +220,10 @@ def _identify_ledger(home: Path, environment: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(place).encode()).hexdigest()
 
 
-def _worker_plan(name: str, queue: str, *, gpu: int) -> ChildPlan:
+def _worker_plan(name: str, queues: str, *, gpu: int) -> ChildPlan:
     command = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
-        *("-Q", queue, "-c", "1", "--pool", "prefork"),
+        *("-Q", queues, "-c", "1", "--pool", "prefork"),
         *("--hostname", f"{name}@%h", "--loglevel", "WARNING"),
     )
     settings = {"WORKER_GPU_INDEX": str(gpu)}

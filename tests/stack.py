@@ -51,7 +51,9 @@ class Stack:
         }
         return cls(environment=environment | dict(settings), folder=folder)
 
-    def start_worker(self, name: str = "w1", *, queue: str = "screening", **settings: str) -> "subprocess.Popen[bytes]":
+    def start_worker(
+        self, name: str = "w1", *, queue: str = "screening,rendering", **settings: str
+    ) -> "subprocess.Popen[bytes]":
         """Start a worker as the Makefile does."""
         arguments = ["-m", "celery", "-A", "worker.app", "--quiet", "worker", "-Q", queue, "-c", "1"]
         return self._start([*arguments, "--hostname", f"{name}@test", "--loglevel", "WARNING"], name, settings)

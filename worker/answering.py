@@ -14,6 +14,7 @@ from worker.errors import ModelUnavailable
 from worker.heartbeat import Heartbeat
 from worker.lookups import is_genuine
 from worker.patience import insist
+from worker.pictures import PictureStore
 from worker.screening import Ending, Report, screen_chunk
 from worker.settings import WorkerSettings
 
@@ -132,6 +133,7 @@ def _screen(claim: Claim, child: Child, heartbeat: Heartbeat) -> Report | None:
         child.settings,
         heartbeat,
         stopping=child.stopping,
+        pictures=PictureStore(folder=child.store),
         pass_step=child.pass_step,
     )
     _log.info(

@@ -1,4 +1,4 @@
-"""The Celery application: `celery -A worker.app worker -Q screening -c 1 --hostname screener-1@%h`.
+"""The Celery application: `celery -A worker.app worker -Q screening,rendering -c 1 --hostname screener-1@%h`.
 
 Every setting names the fault it answers.
 """
@@ -13,7 +13,15 @@ from celery.schedules import ParseException, crontab
 from db.errors import SettingsError
 from db.settings import read_settings
 from worker import lifecycle  # noqa: F401 - connects the signals
-from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, SCREENING_QUEUE, TRAIN_MODEL, TRAINING_QUEUE
+from worker.contract import (
+    QUEUE_RETRAINING,
+    RENDER_CHUNK,
+    RENDERING_QUEUE,
+    SCREEN_CHUNK,
+    SCREENING_QUEUE,
+    TRAIN_MODEL,
+    TRAINING_QUEUE,
+)
 from worker.settings import WorkerSettings
 
 _USAGE = 2
@@ -54,7 +62,9 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
         # TensorFlow's start takes 10 s; by default a child that is not up after 4 s never comes back.
         "worker_proc_alive_timeout": 120,
         # A native hang serves no Python signal: killed from outside. The lease has run out by then.
-        "task_annotations": {SCREEN_CHUNK: {"time_limit": settings.hard_limit_seconds}},
+        "task_annotations": {
+            name: {"time_limit": settings.hard_limit_seconds} for name in (SCREEN_CHUNK, RENDER_CHUNK)
+        },
         # Flower sees what is going on; payloads hold ids only.
         "worker_send_task_events": True,
         # A deploy: the child hears of it at once (worker.lifecycle) and gives its chunk back; with
@@ -75,6 +85,8 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
             "socket_timeout": 30,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            # Queues in the order of -Q: pictures are drawn when nothing waits to be screened.
+            "queue_order_strategy": "priority",
         },
         # Overlapping strikes queue one run; a strike that nobody heard within the hour has come and gone.
         "timezone": settings.timezone,
@@ -85,6 +97,7 @@ def celery_settings(settings: WorkerSettings) -> dict[str, Any]:
         "task_default_queue": SCREENING_QUEUE,
         "task_routes": {
             SCREEN_CHUNK: {"queue": SCREENING_QUEUE},
+            RENDER_CHUNK: {"queue": RENDERING_QUEUE},
             TRAIN_MODEL: {"queue": TRAINING_QUEUE},
             QUEUE_RETRAINING: {"queue": TRAINING_QUEUE},
         },

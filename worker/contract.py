@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 CONTRACT_VERSION: Final = 1
 
 SCREEN_CHUNK: Final = "lesion_screen.screen_chunk"
+RENDER_CHUNK: Final = "lesion_screen.render_chunk"
 TRAIN_MODEL: Final = "lesion_screen.train_model"
 QUEUE_RETRAINING: Final = "lesion_screen.queue_retraining"
 
 SCREENING_QUEUE: Final = "screening"
+#: A queue of its own: the feeder fills the other one up to a depth, and screening goes first.
+RENDERING_QUEUE: Final = "rendering"
 TRAINING_QUEUE: Final = "training"
 
 #: The ledger's keys are 64-bit: a forged larger number must not even reach the database.
@@ -31,11 +34,11 @@ class _Payload(BaseModel):
 
 
 class ClaimCheck(_Payload):
-    """The payload of a screening message: which chunk to fetch from the ledger, and nothing about a patient."""
+    """The payload of a screening or rendering message: which chunk to fetch, and nothing about a patient."""
 
     batch: _Key
     chunk: _Key
-    #: Open items when it was rung, for people who watch the queue.
+    #: Open items, or images to draw, when it was rung, for people who watch the queue.
     items: int = Field(ge=0, le=1_000_000)
     #: Digest of the model that the batch is pinned to.
     model: str = Field(pattern=r"^[0-9a-f]{64}$")

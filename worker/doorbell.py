@@ -9,6 +9,8 @@ from redis.exceptions import RedisError
 
 from worker.contract import (
     CONTRACT_VERSION,
+    RENDER_CHUNK,
+    RENDERING_QUEUE,
     SCREEN_CHUNK,
     SCREENING_QUEUE,
     TRAIN_MODEL,
@@ -99,6 +101,20 @@ class Doorbell:
         except _BROKER_ERRORS as error:
             raise _unavailable() from error
         return True
+
+    def ring_rendering(self, check: ClaimCheck) -> None:
+        """Publish that a chunk's images are to be drawn. Ringing twice is harmless: what is drawn is left.
+
+        Args:
+            check: Which chunk.
+
+        Raises:
+            BrokerUnavailable: If Redis does not take it.
+        """
+        try:
+            self._app.send_task(RENDER_CHUNK, args=(check.model_dump(mode="json"),), queue=RENDERING_QUEUE, retry=False)
+        except _BROKER_ERRORS as error:
+            raise _unavailable() from error
 
     def _move_to_front(self) -> None:
         # Kombu publishes on the left of a list and consumes on its right. Should another message have come in between,

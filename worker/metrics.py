@@ -15,7 +15,7 @@ from tornado.web import authenticated
 from db.devices import list_devices
 from db.gauges import Gauges, read_gauges
 from db.session import TRANSIENT_ERRORS
-from worker.contract import SCREENING_QUEUE, TRAINING_QUEUE
+from worker.contract import RENDERING_QUEUE, SCREENING_QUEUE, TRAINING_QUEUE
 from worker.doorbell import Doorbell
 from worker.errors import BrokerUnavailable
 
@@ -67,7 +67,9 @@ class LedgerCollector(Collector):
     def _queues(self) -> Iterable[Metric]:
         depths: dict[str, int] = {}
         with suppress(BrokerUnavailable), Doorbell(self._broker_url) as doorbell:
-            depths = {queue: doorbell.queue_depth(queue) for queue in (SCREENING_QUEUE, TRAINING_QUEUE)}
+            depths = {
+                queue: doorbell.queue_depth(queue) for queue in (SCREENING_QUEUE, RENDERING_QUEUE, TRAINING_QUEUE)
+            }
         return [
             _single("lesion_screen_redis_up", "Whether Redis answers", bool(depths)),
             _counts("lesion_screen_queue_messages", "Messages that wait in Redis", "queue", depths),

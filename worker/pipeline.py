@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from db.chunks import ClaimedItem, Rejected
 from model.errors import RejectedImage
-from model.images import ObjectRoot, read_image_bytes
+from model.images import ObjectRoot, glance_size, read_image_bytes
 from model.metadata import MetadataEncoding, PatientMetadata, input_digest
 
 #: Items whose digests are looked up together.
@@ -43,6 +43,8 @@ class Decoded:
     input_digest: str
     #: `(size, size, 3)` uint8 RGB.
     pixels: NDArray[np.uint8] = field(repr=False)
+    #: Width and height of the image itself, in pixels.
+    shown: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class Source:
         self.note_progress()
         try:
             pixels = self.decode(read.data)
+            shown = glance_size(read.data)
         except RejectedImage as rejected:
             return Rejected(item_id=read.item.item_id, reason=rejected.reason, image_digest=read.image_digest)
         return Decoded(
@@ -114,6 +117,7 @@ class Source:
             image_digest=read.image_digest,
             input_digest=read.input_digest,
             pixels=pixels,
+            shown=shown,
         )
 
     def arrive(self, item: ClaimedItem) -> Arrival:

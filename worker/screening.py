@@ -20,6 +20,7 @@ from model.metadata import MetadataEncoding, PatientMetadata
 from worker.failpoints import Step, no_failpoint
 from worker.heartbeat import Heartbeat
 from worker.patience import insist
+from worker.pictures import PictureStore
 from worker.pipeline import Arrival, Decoded, Known, Source, stream
 from worker.settings import WorkerSettings
 
@@ -87,6 +88,7 @@ class Screening:
         settings: The worker's.
         heartbeat: Keeps the lease.
         stopping: Whether the worker is to stop soon.
+        pictures: Where images above the operating point and referred ones are drawn; None draws nothing.
         pass_step: Called at each named step.
     """
 
@@ -96,6 +98,7 @@ class Screening:
     settings: WorkerSettings
     heartbeat: Heartbeat
     stopping: Callable[[], bool]
+    pictures: PictureStore | None = None
     pass_step: Callable[[Step], None] = no_failpoint
     report: Report = field(default_factory=Report)
     _outcomes: list[Scored | Rejected] = field(default_factory=list)
@@ -116,6 +119,7 @@ class Screening:
             self.report.ending = self._work()
         except LeaseLost:
             self.report.ending = Ending.LEASE_LOST
+            self._settle_pictures()
         self.report.seconds = time.monotonic() - begun
         return self.report
 
@@ -212,6 +216,19 @@ class Screening:
         self.report.scored += len(waiting)
         self.pass_step("after_predict")
 
+    def _draw(self, one: Decoded, prediction: Prediction) -> str | None:
+        if self.pictures is None or not (prediction.prioritised or prediction.referred):
+            return None
+        model, seen = self.claim.model_digest, prediction.attention
+        return self.pictures.draw(one.input_digest, model, one.pixels, one.shown, seen)
+
+    def _settle_pictures(self) -> None:
+        # An item that was erased while we held it has no verdict, and nothing that was drawn of it may stay.
+        if self.pictures is None or not (drawn := self.pictures.unsettled):
+            return
+        recorded = self._insist(lambda: stored_inputs(self.engine, self.claim.model_digest, drawn))
+        self.pictures.settle(recorded)
+
     def _scored(self, one: Decoded, prediction: Prediction) -> Scored:
         row = ResultRow(
             input_digest=one.input_digest,
@@ -224,6 +241,7 @@ class Screening:
             referred=prediction.referred,
             refer_reason=prediction.refer_reason,
             engine=self.classifier.engine_name,
+            attention_path=self._draw(one, prediction),
         )
         return Scored(
             item_id=one.item.item_id, image_digest=one.image_digest, input_digest=one.input_digest, result=row
@@ -232,6 +250,9 @@ class Screening:
     def _record(self) -> None:
         if not self._outcomes:
             return
+        if self.pictures is not None:
+            # Before the verdict is final, so that erasing it finds whatever was drawn.
+            self.pictures.await_drawn()
         self._insist(
             lambda: record_results(
                 self.engine,
@@ -243,6 +264,7 @@ class Screening:
         )
         self._outcomes = []
         self._recorded_at = time.monotonic()
+        self._settle_pictures()
         self.heartbeat.note_progress()
         self.pass_step("after_commit")
 
@@ -264,6 +286,7 @@ def screen_chunk(
     heartbeat: Heartbeat,
     *,
     stopping: Callable[[], bool],
+    pictures: PictureStore | None = None,
     pass_step: Callable[[Step], None] = no_failpoint,
 ) -> Report:
     """Screen a claimed chunk under a running heartbeat.
@@ -275,6 +298,7 @@ def screen_chunk(
         settings: The worker's.
         heartbeat: Keeps the lease; the caller has started it.
         stopping: Whether the worker is to stop soon; asked after every batch.
+        pictures: Where images above the operating point and referred ones are drawn; None draws nothing.
         pass_step: Called at each named step.
 
     Returns:
@@ -290,5 +314,6 @@ def screen_chunk(
         settings=settings,
         heartbeat=heartbeat,
         stopping=stopping,
+        pictures=pictures,
         pass_step=pass_step,
     ).run()

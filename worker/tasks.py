@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from celery import shared_task
 
-from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, TRAIN_MODEL
+from worker.contract import QUEUE_RETRAINING, RENDER_CHUNK, SCREEN_CHUNK, TRAIN_MODEL
 from worker.errors import TaskFailed
 from worker.lifecycle import current_child, giving_back_first, showing_life
 
@@ -26,6 +26,21 @@ def screen_chunk_task(payload: Any) -> None:
     from worker.answering import answer
 
     _run("screening", lambda: answer(payload, current_child()))
+
+
+@shared_task(name=RENDER_CHUNK, Strategy="worker.strategy:strict")
+def render_chunk_task(payload: Any) -> None:
+    """Draw the scored images of a chunk that have no thumbnail yet.
+
+    Args:
+        payload: A `worker.contract.ClaimCheck` as JSON; nothing is believed of it.
+
+    Raises:
+        TaskFailed: If there is a bug; whoever wants the pictures asks again.
+    """
+    from worker.rendering import answer_rendering
+
+    _run("rendering", lambda: answer_rendering(payload, current_child()))
 
 
 # Acknowledged early: a run of hours would come again after the visibility timeout. The feeder rings for what is left.

@@ -104,9 +104,9 @@ class Answers:
     name = "stated"
 
     def __init__(self, posterior: list[float], distance: float) -> None:
-        self.answer = np.array([posterior], np.float32), np.array([distance], np.float32)
+        self.answer = np.array([posterior], np.float32), np.array([distance], np.float32), None
 
-    def run(self, _images: object, _metadata: object) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def run(self, _images: object, _metadata: object) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], None]:
         return self.answer
 
 

@@ -55,7 +55,9 @@ def test_a_forged_claim_check_is_refused_and_not_quoted(forged: dict[str, Any]) 
 def test_names_on_the_wire_never_change() -> None:
     assert contract.SCREEN_CHUNK == "lesion_screen.screen_chunk"
     assert contract.TRAIN_MODEL == "lesion_screen.train_model"
-    assert (contract.SCREENING_QUEUE, contract.TRAINING_QUEUE) == ("screening", "training")
+    assert contract.RENDER_CHUNK == "lesion_screen.render_chunk"
+    queues = (contract.SCREENING_QUEUE, contract.RENDERING_QUEUE, contract.TRAINING_QUEUE)
+    assert queues == ("screening", "rendering", "training")
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -12,11 +12,12 @@ from PIL import Image
 from model.artifact import NetworkPart
 from model.classifier import Classifier
 from model.errors import RejectedImage
-from model.explain import Explainer, decode_shown, explain_image, spread_map, weigh_features
+from model.explain import Explainer, decode_shown, explain_image, weigh_features
 from model.images import encode_image, measure_image
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
 from model.network import NetworkConfig, build_network
+from model.pictures import spread_map
 
 PATIENTS = [PatientMetadata(age=50), PatientMetadata()]
 

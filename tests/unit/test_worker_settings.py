@@ -14,7 +14,7 @@ from db.errors import SettingsError
 from db.settings import read_settings
 from tests.stack import ROOT
 from worker.app import celery_settings
-from worker.contract import QUEUE_RETRAINING, SCREEN_CHUNK, TRAIN_MODEL
+from worker.contract import QUEUE_RETRAINING, RENDER_CHUNK, SCREEN_CHUNK, TRAIN_MODEL
 from worker.failpoints import failpoint, no_failpoint
 from worker.settings import WorkerSettings
 
@@ -71,6 +71,8 @@ def test_celery_speaks_json_only_and_loses_no_message() -> None:
     assert celery["broker_connection_max_retries"] is None
     assert celery["task_annotations"][SCREEN_CHUNK]["time_limit"] < 600
     assert celery["broker_transport_options"]["visibility_timeout"] == 600
+    assert celery["task_annotations"][RENDER_CHUNK]["time_limit"] < 600
+    assert celery["task_routes"][RENDER_CHUNK] == {"queue": "rendering"}
     assert celery["task_routes"][TRAIN_MODEL] == {"queue": "training"}
     assert celery["beat_schedule"] == {}
 

@@ -1,0 +1,107 @@
+"""Pictures: where the artifact store keeps what was drawn of an image, and which images should have one."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Engine, select
+
+from db.session import read
+from db.tables import Batch, Item, ItemState, Result
+
+#: Folders of the artifact store: what the network saw of an image, and where it looked.
+THUMBS: Final = "thumbs"
+MAPS: Final = "maps"
+
+#: Length of an input digest, and of the part of the model's digest that a map's name ends with.
+_INPUT_DIGITS: Final = 64
+_MODEL_DIGITS: Final = 16
+
+_SCORED: Final = (ItemState.DONE, ItemState.REFERRED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredItem:
+    """A scored image on its way to be drawn."""
+
+    item_id: int
+    path: str
+    age: float | None
+    sex: str | None
+    localization: str | None
+    image_digest: str
+    input_digest: str
+
+
+def thumb_path(input_digest: str) -> str:
+    """Name the thumbnail of an input, relative to the artifact store."""
+    return f"{THUMBS}/{input_digest}"
+
+
+def map_path(input_digest: str, model_digest: str) -> str:
+    """Name the attention map of an input under a model, relative to the artifact store."""
+    return f"{MAPS}/{input_digest}.{model_digest[:_MODEL_DIGITS]}"
+
+
+def drawn_input(name: str) -> str:
+    """Read the input digest off the name of a thumbnail or map."""
+    return name[:_INPUT_DIGITS]
+
+
+def scored_inputs(engine: Engine, batch_id: int) -> dict[int, list[str]]:
+    """List a batch's scored inputs by chunk; reads only.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+
+    Returns:
+        Chunk id to input digests.
+    """
+    rows = select(Item.chunk_id, Item.input_digest).where(Item.batch_id == batch_id, Item.state.in_(_SCORED))
+    found: dict[int, list[str]] = {}
+    with read(engine) as connection:
+        for chunk_id, digest in connection.execute(rows.order_by(Item.id)):
+            found.setdefault(chunk_id, []).append(str(digest))
+    return found
+
+
+def scored_items(engine: Engine, chunk_id: int) -> tuple[str, list[ScoredItem]]:
+    """Read a chunk's scored items, and where their archive is; reads only.
+
+    Args:
+        engine: The ledger.
+        chunk_id: The chunk.
+
+    Returns:
+        The archive's root as it was submitted, and the items by id.
+    """
+    source = select(Batch.source).join(Item, Item.batch_id == Batch.id).where(Item.chunk_id == chunk_id).limit(1)
+    columns = (
+        Item.id.label("item_id"),
+        Item.path,
+        Item.age,
+        Item.sex,
+        Item.localization,
+        Item.image_digest,
+        Item.input_digest,
+    )
+    rows = select(*columns).where(Item.chunk_id == chunk_id, Item.state.in_(_SCORED)).order_by(Item.id)
+    with read(engine) as connection:
+        root = connection.execute(source).scalar_one_or_none() or ""
+        return root, [ScoredItem(**row) for row in connection.execute(rows).mappings()]
+
+
+def inputs_with_result(engine: Engine, input_digests: Collection[str]) -> frozenset[str]:
+    """Say which inputs any model has a verdict on; reads only.
+
+    Args:
+        engine: The ledger.
+        input_digests: At most a few thousand.
+
+    Returns:
+        Those that have one.
+    """
+    rows = select(Result.input_digest).where(Result.input_digest.in_(input_digests))
+    with read(engine) as connection:
+        return frozenset(connection.execute(rows).scalars())

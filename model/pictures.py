@@ -1,0 +1,80 @@
+"""Pictures of a screened image for a worklist: a thumbnail of what the network saw, and where it looked."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.images import encode_image, resize_image, resize_map
+
+#: Longest side of an overlay in pixels. The network's own map is 5 or 7 wide, and a browser spreads this smoothly.
+OVERLAY_PIXELS: Final = 24
+#: How opaque an overlay is where the map is highest, of 255: the skin stays visible.
+_MOST_OPAQUE: Final = 200
+
+#: Viridis at nine even steps (van der Walt and Smith 2015), which is read with any colour vision.
+_VIRIDIS: Final = np.array(
+    [
+        *([68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141]),
+        *([39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]),
+    ]
+)
+
+
+def _colour_table() -> NDArray[np.uint8]:
+    shares, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_VIRIDIS))
+    colours = [np.interp(shares, steps, _VIRIDIS[:, channel]) for channel in range(3)]
+    return np.stack([*colours, shares * _MOST_OPAQUE], axis=1).round().astype(np.uint8)
+
+
+#: `(256, 4)` uint8: colour and opacity of a share in 255ths.
+_COLOURS: Final = _colour_table()
+
+
+def draw_thumbnail(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+    """Draw what the network saw in the image's own proportions; nothing is decoded a second time.
+
+    Args:
+        pixels: `(s, s, 3)` uint8 RGB, the network's input.
+        size: Width and height of the image; only their ratio counts.
+
+    Returns:
+        A JPEG whose longest side is s.
+    """
+    return encode_image(resize_image(pixels, fit_size(size, max(pixels.shape[:2]))))
+
+
+def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> bytes:
+    """Draw where the network looked, to be laid over the image.
+
+    Args:
+        heat: `(h, w)` float32, at least 0.
+        size: Width and height of the image; only their ratio counts.
+
+    Returns:
+        A PNG with opacity: viridis, and clear where the map is low, so that the skin is seen.
+    """
+    shares = spread_map(heat, fit_size(size, OVERLAY_PIXELS))
+    return encode_image(_COLOURS[np.rint(shares * 255).astype(np.uint8)], "PNG")
+
+
+def fit_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Scale a width and height so that the longer one is `longest`, and neither is less than 1."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def spread_map(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Spread a map over an image, as shares of its largest value.
+
+    Args:
+        heat: `(h, w)`, at least 0.
+        size: Width and height of the image in pixels.
+
+    Returns:
+        `(height, width)` float32 in [0, 1]; 0 everywhere where the map is.
+    """
+    spread = np.maximum(resize_map(heat, size), 0)
+    return spread / np.maximum(spread.max(), np.finfo(np.float32).tiny)

@@ -1,0 +1,129 @@
+"""Pictures as the worker draws them: a thumbnail and an attention map a verdict, into the artifact store."""
+
+import contextlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from db.pictures import map_path, thumb_path
+from model.pictures import draw_overlay, draw_thumbnail
+
+#: Encoding lets go of the interpreter's lock, and so does writing.
+_THREADS: Final = 2
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class PictureStore:
+    """Thumbnails and maps in the artifact store. A picture that cannot be written costs no verdict.
+
+    Args:
+        folder: The artifact store.
+    """
+
+    folder: Path
+    #: Inputs drawn since the last `settle`, whose verdicts may not be recorded yet.
+    _unsettled: set[tuple[str, str]] = field(default_factory=set)
+    _pool: ThreadPoolExecutor | None = None
+    _drawing: list[Future[None]] = field(default_factory=list)
+
+    def has_thumbnail(self, input_digest: str) -> bool:
+        """Say whether an input was drawn."""
+        return (self.folder / thumb_path(input_digest)).exists()
+
+    def draw(
+        self,
+        input_digest: str,
+        model_digest: str,
+        pixels: NDArray[np.uint8],
+        size: tuple[int, int],
+        attention: NDArray[np.float32] | None,
+    ) -> str | None:
+        """Draw an input, in a thread of its own while the network works. Idempotent: the same pixels, the same files.
+
+        Args:
+            input_digest: What was scored.
+            model_digest: The model that scored it.
+            pixels: `(s, s, 3)` uint8 RGB, what the network saw.
+            size: Width and height of the image.
+            attention: `(h, w)` float32, where the network looked; None of a network without attention.
+
+        Returns:
+            The map's path in the store, where it is once `await_drawn` returns, unless the store did not take it; None
+            of a network without attention.
+        """
+        self._unsettled.add((input_digest, model_digest))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="draw")
+        where = None if attention is None else map_path(input_digest, model_digest)
+        drawing = self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, attention)
+        self._drawing.append(drawing)
+        return where
+
+    def _draw(
+        self,
+        thumb: str,
+        where: str | None,
+        pixels: NDArray[np.uint8],
+        size: tuple[int, int],
+        attention: NDArray[np.float32] | None,
+    ) -> None:
+        try:
+            if where is not None and attention is not None:
+                self._write(where, draw_overlay(attention, size))
+            # The thumbnail last: where it is, all is.
+            self._write(thumb, draw_thumbnail(pixels, size))
+        except OSError as error:
+            _log.warning("picture not written", error=type(error).__name__)
+
+    def await_drawn(self) -> None:
+        """Wait until everything is written that `draw` was called for.
+
+        Raises:
+            Exception: A bug in drawing.
+        """
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        drawing, self._drawing = self._drawing, []
+        for one in drawing:
+            one.result()
+
+    def settle(self, recorded: frozenset[str]) -> None:
+        """Wait for what is being drawn, and remove what turned out to have no verdict: it was erased in the meantime.
+
+        Args:
+            recorded: Which of `unsettled` the ledger has a verdict on.
+        """
+        self.await_drawn()
+        for input_digest, model_digest in self._unsettled:
+            if input_digest not in recorded:
+                for path in (map_path(input_digest, model_digest), thumb_path(input_digest)):
+                    with contextlib.suppress(OSError):
+                        (self.folder / path).unlink(missing_ok=True)
+        self._unsettled.clear()
+
+    @property
+    def unsettled(self) -> frozenset[str]:
+        """Inputs drawn since the last `settle`."""
+        return frozenset(input_digest for input_digest, _ in self._unsettled)
+
+    def _write(self, relative: str, data: bytes) -> None:
+        path = self.folder / relative
+        # Two workers may draw one image at once. Not synced: a picture can be drawn again.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "wb") as out:
+            out.write(data)
+        draft.replace(path)
