@@ -7,8 +7,9 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,11 @@ from db.session import open_ledger
 from db.tables import CLASSES
 from producer.site import ReportOptions, write_report
 from tests.archive import MODEL
-from tests.chromium import Browser, find_chromium
+from tests.chromium import Reader, chromium
 from worker.pictures import PictureStore
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
 LESIONS = 90
@@ -122,29 +126,30 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Pat
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+def program() -> Iterator[Browser]:
+    with chromium() as browser:
         yield browser
 
 
 @pytest.fixture
-def browser(chromium: Browser, site: Path) -> Browser:
-    chromium.complaints.clear()
-    chromium.open(site / "index.html")
-    chromium.until("document.querySelectorAll('.card').length")
-    return chromium
+def browser(program: Browser, site: Path) -> Iterator[Reader]:
+    with closing(program.new_page(viewport={"width": 1300, "height": 1000})) as page:
+        reader = Reader(page)
+        reader.open(site / "index.html")
+        reader.until("document.querySelectorAll('.card').length")
+        yield reader
 
 
-def ranks(browser: Browser) -> list[int]:
+def ranks(browser: Reader) -> list[int]:
     found: Any = browser.ask("[...document.querySelectorAll('.card')].map((card) => Number(card.dataset.rank))")
     return list(found)
 
 
-def said(browser: Browser) -> str:
+def said(browser: Reader) -> str:
     return str(browser.ask("document.querySelector('#said').textContent"))
 
 
-def test_the_page_opens_from_a_file_with_everything_in_it_and_no_name_of_an_archive_is_run(browser: Browser) -> None:
+def test_the_page_opens_from_a_file_with_everything_in_it_and_no_name_of_an_archive_is_run(browser: Reader) -> None:
     # Given a report whose names are HTML, opened as a file
     first = str(browser.ask("document.querySelector('.card').innerText"))
 
@@ -156,7 +161,7 @@ def test_the_page_opens_from_a_file_with_everything_in_it_and_no_name_of_an_arch
     assert browser.complaints == []
 
 
-def test_the_policy_lets_no_script_run_that_is_not_the_reports_own(browser: Browser) -> None:
+def test_the_policy_lets_no_script_run_that_is_not_the_reports_own(browser: Reader) -> None:
     # If somebody got an attribute with a script, and a picture from elsewhere, into the page after all
     browser.ask(
         "document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran = 1\">')"
@@ -170,7 +175,7 @@ def test_the_policy_lets_no_script_run_that_is_not_the_reports_own(browser: Brow
     assert any("Content Security Policy" in complaint for complaint in browser.complaints)
 
 
-def test_what_nobody_could_assess_stands_first(browser: Browser) -> None:
+def test_what_nobody_could_assess_stands_first(browser: Reader) -> None:
     assert browser.ask("document.querySelector('main section h2').textContent") == "Not assessed: must be read by hand"
 
     browser.ask("document.querySelector('#unread').open = true")
@@ -181,7 +186,7 @@ def test_what_nobody_could_assess_stands_first(browser: Browser) -> None:
     assert "a row that names no image\tmissing image" in text
 
 
-def test_filters_keep_the_lesions_that_match(browser: Browser) -> None:
+def test_filters_keep_the_lesions_that_match(browser: Reader) -> None:
     browser.choose("referred", "1")
     browser.until("document.querySelectorAll('.card').length === 1")
     assert ranks(browser) == [61]
@@ -204,7 +209,7 @@ def test_filters_keep_the_lesions_that_match(browser: Browser) -> None:
     browser.until("document.querySelectorAll('.card').length === 40")
 
 
-def test_a_class_is_found_by_any_image_of_a_lesion(browser: Browser) -> None:
+def test_a_class_is_found_by_any_image_of_a_lesion(browser: Reader) -> None:
     names = str(browser.ask("document.querySelector('[name=class]').innerText"))
     assert "Melanoma" in names
 
@@ -214,7 +219,7 @@ def test_a_class_is_found_by_any_image_of_a_lesion(browser: Browser) -> None:
     assert ranks(browser)[:2] == [1, 2]
 
 
-def test_one_patient_is_shown_alone_when_the_name_is_pressed(browser: Browser) -> None:
+def test_one_patient_is_shown_alone_when_the_name_is_pressed(browser: Reader) -> None:
     browser.ask("document.querySelectorAll('.card')[4].querySelector('button').click()")
     browser.until("document.querySelectorAll('.card').length === 3")
 
@@ -222,7 +227,7 @@ def test_one_patient_is_shown_alone_when_the_name_is_pressed(browser: Browser) -
     assert "one patient's only" in said(browser)
 
 
-def test_patients_can_be_read_together_each_at_its_worst_lesion(browser: Browser) -> None:
+def test_patients_can_be_read_together_each_at_its_worst_lesion(browser: Reader) -> None:
     browser.choose("group", "patient")
     browser.until("document.querySelectorAll('.group').length")
 
@@ -231,7 +236,7 @@ def test_patients_can_be_read_together_each_at_its_worst_lesion(browser: Browser
     assert ranks(browser)[:6] == [1, 31, 61, 2, 32, 62]
 
 
-def test_the_keyboard_moves_from_lesion_to_lesion_and_page_to_page(browser: Browser) -> None:
+def test_the_keyboard_moves_from_lesion_to_lesion_and_page_to_page(browser: Reader) -> None:
     for key, rank in (("j", 1), ("j", 2), ("ArrowDown", 3), ("k", 2)):
         browser.press(key)
         assert browser.ask("Number(document.activeElement.dataset.rank)") == rank
@@ -246,7 +251,7 @@ def test_the_keyboard_moves_from_lesion_to_lesion_and_page_to_page(browser: Brow
     assert browser.ask("document.body.classList.contains('attention')") is False
 
 
-def test_attention_is_seen_on_pointing_and_by_a_key(browser: Browser) -> None:
+def test_attention_is_seen_on_pointing_and_by_a_key(browser: Reader) -> None:
     map_of_second = "document.querySelector('.card:nth-child(2) > .picture img.map')"
     opacity = f"Number(getComputedStyle({map_of_second}).opacity)"
     assert browser.ask(opacity) == 0
@@ -261,7 +266,7 @@ def test_attention_is_seen_on_pointing_and_by_a_key(browser: Browser) -> None:
     browser.until(f"{opacity} === 1")
 
 
-def test_a_lesion_below_the_operating_point_is_not_prioritised_and_never_called_benign(browser: Browser) -> None:
+def test_a_lesion_below_the_operating_point_is_not_prioritised_and_never_called_benign(browser: Reader) -> None:
     browser.choose("score-max", "0.4")
     browser.until("document.querySelector('#said').textContent.includes('that match')")
 
@@ -287,31 +292,28 @@ def read_call(path: Path) -> list[Any]:
     return list(json.loads("[" + text[text.index("(") + 1 : -3] + "]"))
 
 
-def test_every_picture_has_a_text_and_every_field_a_label(browser: Browser) -> None:
+def test_every_picture_has_a_text_and_every_field_a_label(browser: Reader) -> None:
     assert browser.ask("[...document.images].every((one) => one.alt.length > 10 && one.naturalWidth > 0)") is True
     unlabelled = "[...document.querySelectorAll('input, select')].filter((one) => !one.labels.length && !one.ariaLabel)"
     assert browser.ask(f"{unlabelled}.length") == 0
 
 
-def test_every_text_stands_out_from_its_ground(browser: Browser, site: Path) -> None:
+def test_every_text_stands_out_from_its_ground(browser: Reader, site: Path) -> None:
     # Given the colours as they are computed, of every element that has a text of its own, on both pages
     assert browser.ask(CONTRAST) == []
     browser.open(site / "overview.html")
     assert browser.ask(CONTRAST) == []
 
 
-def test_printed_pages_have_no_controls(browser: Browser) -> None:
-    browser.call("Emulation.setEmulatedMedia", media="print")
-    try:
-        shown = "(selector) => document.querySelector(selector).getClientRects().length"
-        assert [browser.ask(f"({shown})({selector!r})") for selector in ("#filters", "#pager", "nav")] == [0, 0, 0]
-        assert browser.ask(f"({shown})('.card')") == 1
-    finally:
-        browser.call("Emulation.setEmulatedMedia", media="")
+def test_printed_pages_have_no_controls(browser: Reader) -> None:
+    browser.page.emulate_media(media="print")
+    shown = "(selector) => document.querySelector(selector).getClientRects().length"
+    assert [browser.ask(f"({shown})({selector!r})") for selector in ("#filters", "#pager", "nav")] == [0, 0, 0]
+    assert browser.ask(f"({shown})('.card')") == 1
 
 
 def test_the_overview_has_counts_histograms_and_the_budget_and_nothing_to_complain_of(
-    browser: Browser, site: Path
+    browser: Reader, site: Path
 ) -> None:
     browser.open(site / "overview.html")
 
@@ -337,8 +339,8 @@ def test_a_machine_without_a_browser_skips_these_tests_and_ci_fails(monkeypatch:
     monkeypatch.setattr("shutil.which", lambda _name: None)
 
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="NOT looked at"):
-        find_chromium()
+    with pytest.raises(pytest.skip.Exception, match="NOT looked at"), chromium():
+        pass
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"):
-        find_chromium()
+    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"), chromium():
+        pass

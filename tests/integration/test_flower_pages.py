@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.archive import MODEL
-from tests.browser import chromium
+from tests.chromium import chromium
 from tests.monitoring import LOGIN, flower_of
 
 if TYPE_CHECKING:
