@@ -45,6 +45,12 @@ def test_any_text_in_an_element_or_its_attributes_stays_text(text: str) -> None:
     assert found.text == "".join(letter if letter.isprintable() else "\ufffd" for letter in plain)
 
 
+def test_a_quote_does_not_end_an_attribute() -> None:
+    found = read(element("p", "x", title='"><b onclick="alert(1)">'))
+
+    assert (found.tags, found.attributes) == (["p"], {"title": '"><b onclick="alert(1)">'})
+
+
 def test_html_that_was_made_here_is_not_escaped_again() -> None:
     assert element("p", element("b", "<")) == "<p><b>&lt;</b></p>"
     assert escape(Markup("<hr>")) == "<hr>"
