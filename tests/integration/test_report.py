@@ -88,6 +88,9 @@ def test_an_erased_patient_is_not_in_a_report_that_is_written_again(
     assert any("Zauberfrau" in path.read_text(encoding="utf-8") for path in out.rglob("*.js"))
     assert len(list((store / "thumbs").iterdir())) == len(list((store / "maps").iterdir())) == 3
 
+    # And a page that a longer report has left
+    (out / "data" / "part-9.js").write_text("Zauberfrau")
+
     # If the patient is forgotten and the report written again
     stack.command("forget", "Zauberfrau", "--yes")
     stack.command("report", 1, "--out", out)
