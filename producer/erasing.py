@@ -1,10 +1,8 @@
 """The commands that erase: forget a patient, purge old batches; imported when one is called."""
 
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -14,9 +12,10 @@ from sqlalchemy import Engine
 from db.erasure import Erased, find_outlived, forget_patient, purge_batches
 from db.pictures import MAPS, THUMBS, drawn_input, inputs_with_result
 from producer.errors import EXIT_DONE, UsageProblem
-from producer.ledger import Place, open_existing, read_place
+from producer.ledger import open_existing, read_place
 from producer.terminal import name_actor, open_console
 from producer.worklist import cut
+from worker.shelf import Shelf
 
 #: A picture is drawn at most so long before its verdict is recorded, seconds, with the database away in between.
 _IN_FLIGHT_SECONDS: Final = 3600
@@ -47,8 +46,8 @@ def forget(patient_ref: str, *, sure: bool) -> int:
     if not patient_ref:
         raise UsageProblem("No patient was named; nothing was erased.")
     _confirm("Erase everything the ledger holds of this patient? There is no way back.", sure=sure)
-    erased = forget_patient(engine, patient_ref, name_actor(), remove_file=_remover(place))
-    sweep_pictures(engine, place.store)
+    erased = forget_patient(engine, patient_ref, name_actor(), remove_file=place.shelf.delete)
+    sweep_pictures(engine, place.shelf)
     if erased.items:
         _report(erased, console)
     else:
@@ -79,55 +78,33 @@ def purge(older_than_days: int, *, sure: bool) -> int:
         console.print(f"No finished batch is older than {older_than_days} days.", highlight=False)
         return EXIT_DONE
     _confirm(f"Erase batch {_list(outlived)} with everything in it? There is no way back.", sure=sure)
-    erased = purge_batches(engine, older_than_days, name_actor(), remove_file=_remover(place))
-    sweep_pictures(engine, place.store)
+    erased = purge_batches(engine, older_than_days, name_actor(), remove_file=place.shelf.delete)
+    sweep_pictures(engine, place.shelf)
     _report(erased, console)
     return EXIT_DONE
 
 
-def sweep_pictures(engine: Engine, store: Path) -> int:
+def sweep_pictures(engine: Engine, shelf: Shelf) -> int:
     """Delete pictures without a verdict, which a worker leaves that dies between drawing and recording. Idempotent.
 
     Args:
         engine: The ledger.
-        store: The artifact store.
+        shelf: Of the artifact store.
 
     Returns:
         How many files were deleted. Those of the last hour are left: their verdicts may still be on their way.
     """
-    deleted = 0
+    deleted, latest = 0, time.time() - _IN_FLIGHT_SECONDS
     for folder in (THUMBS, MAPS):
-        for some in cut(_settled_files(store / folder), _LOOKED_UP_AT_ONCE):
-            known = inputs_with_result(engine, {drawn_input(path.name) for path in some})
-            for path in some:
+        settled = (name for name, written in shelf.names(folder) if written < latest)
+        for some in cut(settled, _LOOKED_UP_AT_ONCE):
+            known = inputs_with_result(engine, {drawn_input(name) for name in some})
+            for name in some:
                 # A dot begins the name of what was being written.
-                if path.name.startswith(".") or drawn_input(path.name) not in known:
-                    path.unlink(missing_ok=True)
+                if name.startswith(".") or drawn_input(name) not in known:
+                    shelf.delete(f"{folder}/{name}")
                     deleted += 1
     return deleted
-
-
-def _settled_files(folder: Path) -> Iterator[Path]:
-    latest = time.time() - _IN_FLIGHT_SECONDS
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < latest:
-                    yield folder / entry.name
-    except FileNotFoundError:
-        return
-
-
-def _remover(place: Place) -> Callable[[str], None]:
-    def remove(relative: str) -> None:
-        if place.objects is not None:
-            place.objects.delete(relative)
-        path = (place.store / relative).resolve()
-        # The ledger's word is not taken for a path beyond the store.
-        if path.is_relative_to(place.store.resolve()):
-            path.unlink(missing_ok=True)
-
-    return remove
 
 
 def _confirm(question: str, *, sure: bool) -> None:

@@ -17,6 +17,7 @@ from producer.errors import ServiceProblem, UsageProblem
 from producer.local import child_environment
 from worker.objects import ObjectFolder, is_address
 from worker.settings import WorkerSettings
+from worker.shelf import Shelf, shelf_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,11 @@ class Place:
     #: May hold a password; None means that a private Redis is used.
     broker_url: str | None
     worker_settings: WorkerSettings
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where pictures are kept."""
+        return shelf_of(self.store, self.objects)
 
 
 def read_place() -> Place:

@@ -1,10 +1,8 @@
 """Rendering: has workers draw the images of a batch that have no picture yet, and waits for them."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine
@@ -15,6 +13,7 @@ from producer.errors import ServiceProblem
 from worker.contract import CONTRACT_VERSION, RENDERING_QUEUE, ClaimCheck
 from worker.doorbell import Doorbell
 from worker.errors import BrokerUnavailable
+from worker.shelf import Shelf
 
 #: Seconds between two looks at the store.
 _LOOK_SECONDS: Final = 1.0
@@ -39,18 +38,18 @@ class Undrawn:
         return sum(map(len, self.chunks.values()))
 
 
-def find_undrawn(engine: Engine, batch_id: int, store: Path) -> Undrawn:
+def find_undrawn(engine: Engine, batch_id: int, shelf: Shelf) -> Undrawn:
     """Compare a batch's scored inputs with the store; reads only.
 
     Args:
         engine: The ledger.
         batch_id: The batch.
-        store: The artifact store.
+        shelf: Of the artifact store.
 
     Returns:
         What has no thumbnail.
     """
-    drawn = _drawn(store)
+    drawn = _drawn(shelf)
     found = {
         chunk: [one for one in inputs if one not in drawn] for chunk, inputs in scored_inputs(engine, batch_id).items()
     }
@@ -87,7 +86,7 @@ def ring_undrawn(broker_url: str, batch: BatchRow, undrawn: Undrawn) -> None:
 def await_drawn(
     broker_url: str,
     undrawn: Undrawn,
-    store: Path,
+    shelf: Shelf,
     *,
     keep_running: Callable[[], None],
     on_drawn: Callable[[int], object],
@@ -97,7 +96,7 @@ def await_drawn(
     Args:
         broker_url: URL of Redis.
         undrawn: What was asked for.
-        store: The artifact store.
+        shelf: Of the artifact store.
         keep_running: Called at every look.
         on_drawn: Told how many are drawn.
 
@@ -110,7 +109,7 @@ def await_drawn(
         while left:
             keep_running()
             time.sleep(_LOOK_SECONDS)
-            now_left = len(wanted - _drawn(store))
+            now_left = len(wanted - _drawn(shelf))
             if now_left != left:
                 left, changed = now_left, time.monotonic()
                 on_drawn(len(wanted) - left)
@@ -127,8 +126,5 @@ def _waits(doorbell: Doorbell) -> bool:
         return True
 
 
-def _drawn(store: Path) -> set[str]:
-    try:
-        return set(os.listdir(store / THUMBS))  # noqa: PTH208 - a million names, not as many paths
-    except FileNotFoundError:
-        return set()
+def _drawn(shelf: Shelf) -> set[str]:
+    return {name for name, _ in shelf.names(THUMBS)}

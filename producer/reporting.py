@@ -38,7 +38,7 @@ def report(batch_id: int, options: ReportOptions, *, draw_all: bool, workers: in
         written = write_report(
             engine,
             batch_id,
-            place.store,
+            place.shelf,
             options,
             lambda count: line.update(f"Writing the report … {count:,} lesions"),
         )
@@ -56,7 +56,7 @@ def report(batch_id: int, options: ReportOptions, *, draw_all: bool, workers: in
 
 
 def _draw(engine: Engine, place: Place, batch: BatchRow, workers: int | None, console: Console) -> None:
-    undrawn = find_undrawn(engine, batch.id, place.store)
+    undrawn = find_undrawn(engine, batch.id, place.shelf)
     if not undrawn.count:
         return
     own = workers if workers is not None else int(place.broker_url is None)
@@ -71,7 +71,7 @@ def _draw(engine: Engine, place: Place, batch: BatchRow, workers: int | None, co
         left = await_drawn(
             address,
             undrawn,
-            place.store,
+            place.shelf,
             keep_running=stack.keep_running,
             on_drawn=lambda count: line.update(f"Drawing … {count:,} of {total:,}"),
         )

@@ -20,6 +20,7 @@ from producer.overview import Reading, header, make_overview, read_budget, thres
 from producer.pages import Markup, element, join, page, table
 from producer.status import Status, make_status
 from producer.worklist import CLASS_NAMES, MALIGNANT, PART_LESIONS, UNREAD_ROWS, Ranking, WorklistWriter, write_call
+from worker.shelf import Shelf
 
 #: Files of ours that are copied beside the pages.
 _ASSETS: Final = ("style.css", "worklist.js", "cards.js")
@@ -53,7 +54,7 @@ class Written:
 def write_report(
     engine: Engine,
     batch_id: int,
-    store: Path,
+    shelf: Shelf,
     options: ReportOptions,
     on_lesions: Callable[[int], object] = lambda _count: None,
 ) -> Written:
@@ -62,7 +63,7 @@ def write_report(
     Args:
         engine: The ledger.
         batch_id: The batch.
-        store: The artifact store, where the pictures are.
+        shelf: Of the artifact store, where the pictures are.
         options: Where to, and how much.
         on_lesions: Told how many lesions are written.
 
@@ -83,7 +84,7 @@ def write_report(
         engine=engine,
         batch_id=batch_id,
         model_digest=batch.model_digest,
-        store=store,
+        shelf=shelf,
         folder=data,
         threshold=threshold_of(get_model(engine, batch.model_digest)),
         on_lesions=on_lesions,

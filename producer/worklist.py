@@ -15,6 +15,7 @@ from db.tables import CLASSES
 from db.worklist import WorklistImage, iter_unread, rank_lesions, read_images
 from producer.budget import shift_prior
 from producer.export import replace_file
+from worker.shelf import Shelf
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class WorklistWriter:
         engine: The ledger.
         batch_id: The batch.
         model_digest: The batch's model.
-        store: The artifact store, where the pictures are.
+        shelf: Of the artifact store, where the pictures are.
         folder: Where the files go.
         threshold: The model's operating point; None where it is not on record.
         on_lesions: Told how many lesions are written.
@@ -120,7 +121,7 @@ class WorklistWriter:
     engine: Engine
     batch_id: int
     model_digest: str
-    store: Path
+    shelf: Shelf
     folder: Path
     threshold: float | None
     on_lesions: Callable[[int], object] = lambda _count: None
@@ -181,11 +182,8 @@ class WorklistWriter:
         return {name: value for name, value in told.items() if value is not None}
 
     def _picture(self, relative: str, kind: str) -> str | None:
-        try:
-            data = (self.store / relative).read_bytes()
-        except OSError:
-            return None
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        data = self.shelf.read(relative)
+        return None if data is None else f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     def write_unread(self) -> int:
         """Write what nobody could assess.

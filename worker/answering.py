@@ -133,7 +133,7 @@ def _screen(claim: Claim, child: Child, heartbeat: Heartbeat) -> Report | None:
         child.settings,
         heartbeat,
         stopping=child.stopping,
-        pictures=PictureStore(folder=child.store),
+        pictures=PictureStore(shelf=child.shelf),
         pass_step=child.pass_step,
     )
     _log.info(

@@ -26,6 +26,7 @@ from worker.objects import ObjectFolder
 from worker.patience import insist, pause, wait
 from worker.screening import Scorer
 from worker.settings import WorkerSettings
+from worker.shelf import Shelf, shelf_of
 from worker.store import ArtifactStore, place_of_objects
 from worker.vitals import write_vitals
 
@@ -80,6 +81,11 @@ class Child:
     def artifacts(self) -> ArtifactStore:
         """The artifact store."""
         return ArtifactStore(folder=self.store, objects=self.objects)
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where pictures are kept."""
+        return shelf_of(self.store, self.objects)
 
     @classmethod
     def open(cls, name: str, stopping: Callable[[], bool]) -> Self:

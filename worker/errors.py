@@ -2,6 +2,7 @@
 
 WorkerError
 ├── BrokerUnavailable    Redis does not answer or is full: transient, the feeder rings later
+├── ShelfUnavailable     object storage does not list what was drawn: transient
 ├── ModelUnavailable     a model is not in the artifact store or was refused: an operator must look
 └── TaskFailed           a bug, named by its type alone: the lease runs out and it is tried again
 """
@@ -15,6 +16,10 @@ class WorkerError(Exception):
 
 class BrokerUnavailable(WorkerError):
     """The broker does not answer, refuses the password or is full; its address is never in the text."""
+
+
+class ShelfUnavailable(WorkerError):
+    """The artifact store on object storage does not answer, or refuses the credentials."""
 
 
 class ModelUnavailable(WorkerError):

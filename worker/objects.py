@@ -145,14 +145,17 @@ class ObjectFolder:
         """
         self.server.delete(self.bucket, self._key(relative))
 
-    def list(self) -> Iterator[tuple[str, StoredObject]]:
+    def list(self, start: str = "") -> Iterator[tuple[str, StoredObject]]:
         """Stream every object, with its path below the place, whatever that looks like.
+
+        Args:
+            start: Only those whose paths begin so.
 
         Raises:
             OSError: As `read`; ENOENT says that the bucket is not there.
         """
         before = self._below("")
-        for found in self.server.list(self.bucket, before):
+        for found in self.server.list(self.bucket, self._below(start)):
             yield found.key[len(before) :], found
 
     def answers(self) -> bool:

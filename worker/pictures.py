@@ -1,18 +1,17 @@
 """Pictures as the worker draws them: a thumbnail and an attention map a verdict, into the artifact store."""
 
 import contextlib
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from db.pictures import map_path, thumb_path
+from db.pictures import THUMBS, map_path, thumb_path
 from model.pictures import draw_overlay, draw_thumbnail
+from worker.shelf import Shelf
 
 #: Encoding lets go of the interpreter's lock, and so does writing.
 _THREADS: Final = 2
@@ -25,18 +24,18 @@ class PictureStore:
     """Thumbnails and maps in the artifact store. A picture that cannot be written costs no verdict.
 
     Args:
-        folder: The artifact store.
+        shelf: Of the artifact store.
     """
 
-    folder: Path
+    shelf: Shelf
     #: Inputs drawn since the last `settle`, whose verdicts may not be recorded yet.
     _unsettled: set[tuple[str, str]] = field(default_factory=set)
     _pool: ThreadPoolExecutor | None = None
     _drawing: list[Future[None]] = field(default_factory=list)
 
-    def has_thumbnail(self, input_digest: str) -> bool:
-        """Say whether an input was drawn."""
-        return (self.folder / thumb_path(input_digest)).exists()
+    def drawn(self) -> frozenset[str]:
+        """Return the inputs that were drawn, by whatever host."""
+        return frozenset(name for name, _ in self.shelf.names(THUMBS))
 
     def draw(
         self,
@@ -77,9 +76,9 @@ class PictureStore:
     ) -> None:
         try:
             if where is not None and attention is not None:
-                self._write(where, draw_overlay(attention, size))
+                self.shelf.write(where, draw_overlay(attention, size))
             # The thumbnail last: where it is, all is.
-            self._write(thumb, draw_thumbnail(pixels, size))
+            self.shelf.write(thumb, draw_thumbnail(pixels, size))
         except OSError as error:
             _log.warning("picture not written", error=type(error).__name__)
 
@@ -107,23 +106,10 @@ class PictureStore:
             if input_digest not in recorded:
                 for path in (map_path(input_digest, model_digest), thumb_path(input_digest)):
                     with contextlib.suppress(OSError):
-                        (self.folder / path).unlink(missing_ok=True)
+                        self.shelf.delete(path)
         self._unsettled.clear()
 
     @property
     def unsettled(self) -> frozenset[str]:
         """Inputs drawn since the last `settle`."""
         return frozenset(input_digest for input_digest, _ in self._unsettled)
-
-    def _write(self, relative: str, data: bytes) -> None:
-        path = self.folder / relative
-        # Two workers may draw one image at once. Not synced: a picture can be drawn again.
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as out:
-            out.write(data)
-        draft.replace(path)

@@ -25,6 +25,7 @@ from producer.site import ReportOptions, write_report
 from tests.archive import MODEL
 from tests.chromium import Reader, chromium
 from worker.pictures import PictureStore
+from worker.shelf import FolderShelf
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -101,7 +102,7 @@ def fill(engine: Engine, store: Path) -> int:
     finish_loading(engine, batch, secrets.token_hex(32))
     claim = claim_chunk(engine, chunk, worker="w", lease_seconds=30)
     assert claim is not None
-    pictures, outcomes = PictureStore(folder=store), []
+    pictures, outcomes = PictureStore(shelf=FolderShelf(store)), []
     for number, item in enumerate(claim.items[:-1]):
         digest, score = f"{number:064x}", 1 - number / 200 - 1e-6 * (number == 100)
         scored = result(digest, score, referred=number == 121)
@@ -120,7 +121,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Pat
     engine = open_ledger(f"sqlite:///{shutil.copy(sqlite_template, folder / 'ledger.sqlite')}")
     batch = fill(engine, folder / "store")
     out = folder / "out"
-    write_report(engine, batch, folder / "store", ReportOptions(out=out, top=1000, budget=20, prevalence=0.2))
+    write_report(
+        engine, batch, FolderShelf(folder / "store"), ReportOptions(out=out, top=1000, budget=20, prevalence=0.2)
+    )
     engine.dispose()
     return out
 

@@ -22,6 +22,7 @@ from worker.doorbell import Doorbell
 from worker.pictures import PictureStore
 from worker.screening import Ending, screen_chunk
 from worker.settings import WorkerSettings
+from worker.shelf import FolderShelf
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_what_is_prioritised_or_referred_is_drawn_while_it_is_screened(archive: 
     batch = archive.load([*archive.draw(2), *archive.draw(1, first=200), *archive.draw(1, first=250)])
 
     # If they are screened
-    screen(archive, batch, PictureStore(folder=store))
+    screen(archive, batch, PictureStore(shelf=FolderShelf(store)))
 
     # Then the two bright ones have a thumbnail and a map that the ledger names, for their owner's eyes only
     bright = inputs(archive, batch, "path IN ('200.png', '250.png')")
@@ -82,7 +83,7 @@ def test_a_store_that_takes_no_picture_costs_no_verdict(archive: Archive, store:
     (store / "thumbs").touch()
     batch = archive.load(archive.draw(2, first=200))
 
-    ending = screen(archive, batch, PictureStore(folder=store))
+    ending = screen(archive, batch, PictureStore(shelf=FolderShelf(store)))
 
     assert ending is Ending.FINISHED
     assert archive.counts(batch).done == 2
@@ -104,7 +105,7 @@ def test_a_patient_who_is_erased_while_screened_leaves_no_picture(archive: Archi
             return where
 
     # If the patient is erased while the worker holds the image
-    screen(archive, batch, Forgetful(folder=store))
+    screen(archive, batch, Forgetful(shelf=FolderShelf(store)))
 
     # Then the other one's pictures alone are there
     (left,) = inputs(archive, batch)
@@ -151,7 +152,7 @@ def test_nothing_is_drawn_on_request_while_something_waits_to_be_screened(
 ) -> None:
     # Given a screened batch whose pictures are asked for, and three chunks that came later
     done = archive.load(archive.draw(2), model=registered)
-    screen(archive, done, PictureStore(folder=archive.root.parent / "unused"), registered)
+    screen(archive, done, PictureStore(shelf=FolderShelf(archive.root.parent / "unused")), registered)
     waiting = archive.load(*([row] for row in archive.draw(3, first=100)), model=registered)
     checks = [
         ClaimCheck(version=CONTRACT_VERSION, batch=batch, chunk=chunk, items=1, model=registered)

@@ -6,11 +6,16 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from db.pictures import map_path, thumb_path
 from producer.erasing import sweep_pictures
+from worker.shelf import FolderShelf
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sqlalchemy import Engine
 
     from tests.archive import Archive
     from tests.conftest import Scene
@@ -20,6 +25,12 @@ if TYPE_CHECKING:
 def read_calls(folder: Path, name: str) -> list[Any]:
     text = (folder / "data" / name).read_text(encoding="ascii")
     return list(json.loads("[" + text[text.index("(") + 1 : text.rindex(")")] + "]"))
+
+
+@pytest.fixture
+def ledger(sqlite_ledger: Engine) -> Engine:
+    """Take SQLite alone: what is read of a ledger for a report is tested on both."""
+    return sqlite_ledger
 
 
 def test_a_report_holds_the_ranking_and_has_the_rest_drawn_when_asked_to(
@@ -130,11 +141,11 @@ def test_pictures_without_a_verdict_are_swept_once_they_are_old(scene: Scene, tm
     fresh.touch()
 
     # If they are swept twice
-    deleted = [sweep_pictures(scene.engine, tmp_path) for _ in range(2)]
+    deleted = [sweep_pictures(scene.engine, FolderShelf(tmp_path)) for _ in range(2)]
 
     # Then what has a verdict, or may still get one, is left
     assert deleted == [3, 0]
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*s/*")}
     assert left == {thumb_path("1" * 64), map_path("1" * 64, "a" * 64), thumb_path("3" * 64)}
-    assert sweep_pictures(scene.engine, tmp_path / "nowhere") == 0
+    assert sweep_pictures(scene.engine, FolderShelf(tmp_path / "nowhere")) == 0
     assert batch
