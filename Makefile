@@ -14,7 +14,7 @@ WHEELHOUSE ?= wheelhouse
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower benchmark wheelhouse clean
+.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower benchmark pictures wheelhouse clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,9 @@ flower: install ## Watch workers and tasks (FLOWER_BASIC_AUTH, WORKER_BROKER_URL
 
 benchmark: install ## Compare with a plain predict loop: make benchmark ARCHIVE=DIR
 	@$(BIN)/python tests/benchmarks/compare_predict_loop.py $(ARCHIVE)
+
+pictures: install ## Draw the README's pictures anew (needs Chromium).
+	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/acceptance/pictures.py docs
 
 wheelhouse: install ## Gather every wheel for a machine without a network, and say what they are: make wheelhouse LOCK=requirements.lock
 	@rm -rf $(WHEELHOUSE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
 if TYPE_CHECKING:
     import keras
 
-    from model.engine import FrozenGraph, Precision
+    from model.engine import Engine, FrozenGraph, Precision
 
 #: Images of the golden prediction.
 GOLDEN_IMAGES: Final = 4
@@ -70,7 +70,7 @@ class Classifier:
         engine: What runs it.
     """
 
-    def __init__(self, manifest: Manifest, engine: FrozenGraph) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine) -> None:
         self.manifest = manifest
         self.digest = manifest.digest
         self.engine_name = engine.name
@@ -82,7 +82,14 @@ class Classifier:
         self._prior = np.asarray(manifest.prior)
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision = "float32", batch_size: int | None = None) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        precision: Precision = "float32",
+        batch_size: int | None = None,
+        engine: Literal["auto", "tensorflow"] = "tensorflow",
+    ) -> Self:
         """Load an artifact: digest first, then weights into our own network, then the golden prediction.
 
         Args:
@@ -90,23 +97,28 @@ class Classifier:
             precision: What the network is to compute in. Another one than float32 is taken only where it agrees with
                 float32 to `GOLDEN_TOLERANCE` and names the same diagnoses; `precision` of the classifier says so.
             batch_size: Images at once; found by a probe on a GPU where it is not given.
+            engine: "auto" takes LiteRT on a CPU where it is installed, agrees with TensorFlow to 1e-4 and is faster.
 
         Raises:
             ArtifactError: Anything about it is not what it claims.
             OutOfMemory: If not even one image fits the device.
         """
         manifest = read_manifest(folder)
-        engine = _load_engine(folder, manifest, "float32")
-        _check_golden(manifest, engine)
+        chosen = _load_engine(folder, manifest, "float32")
+        _check_golden(manifest, chosen)
         if precision != "float32":
             lighter = _load_engine(folder, manifest, precision)
-            engine = lighter if _agree(manifest, engine, lighter) else engine
+            chosen = lighter if _agree(manifest, chosen, lighter) else chosen
         if batch_size is None:
-            images, metadata = golden_input(0, manifest.network.input_size, encoding_of(manifest))
-            engine.fit_batch_size(images[0], metadata[0])
+            images, metadata = _samples(manifest, 1)[0]
+            chosen.fit_batch_size(images[0], metadata[0])
         else:
-            engine.batch_size = batch_size
-        return cls(manifest, engine)
+            chosen.batch_size = batch_size
+        if engine == "auto":
+            from model.litert import prefer_litert
+
+            return cls(manifest, prefer_litert(chosen, _samples(manifest, _AGREEMENT_BATCHES)))
+        return cls(manifest, chosen)
 
     @property
     def batch_size(self) -> int:
@@ -201,10 +213,14 @@ def _load_engine(folder: Path, manifest: Manifest, precision: Precision) -> Froz
     )
 
 
+def _samples(manifest: Manifest, batches: int) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    size, encoding = manifest.network.input_size, encoding_of(manifest)
+    return [golden_input(seed, size, encoding) for seed in range(batches)]
+
+
 def _agree(manifest: Manifest, engine: FrozenGraph, lighter: FrozenGraph) -> bool:
     prior = np.asarray(manifest.prior)
-    for seed in range(_AGREEMENT_BATCHES):
-        images, metadata = golden_input(seed, manifest.network.input_size, encoding_of(manifest))
+    for images, metadata in _samples(manifest, _AGREEMENT_BATCHES):
         expected, found = engine.run(images, metadata)[0], lighter.run(images, metadata)[0]
         # Also false where something is not a number.
         if not np.allclose(found, expected, rtol=0, atol=GOLDEN_TOLERANCE):

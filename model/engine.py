@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import keras
 import numpy as np
@@ -38,6 +38,30 @@ def computing_in(precision: Precision) -> Iterator[None]:
 
 #: Posteriors, distances and attention of some images.
 Answer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
+
+
+class Engine(Protocol):
+    """What a classifier needs of whatever runs its network; `FrozenGraph` is the one that is always there."""
+
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """What is stored with each result."""
+
+    @property
+    def device(self) -> str:
+        """What it computes on, "gpu" or "cpu"."""
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+
+    def run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:
+        """Score a batch."""
+
+    def fit_batch_size(self, image: NDArray[np.uint8], metadata: NDArray[np.float32]) -> None:
+        """Find out how many images at once it does best with."""
 
 
 class FrozenGraph:
@@ -112,6 +136,20 @@ class FrozenGraph:
             return posteriors.numpy(), distances.numpy(), attention[0].numpy() if attention else None
         except tf.errors.ResourceExhaustedError:
             raise OutOfMemory(f"{len(images)} images at once do not fit the memory of the {self.device}.") from None
+
+    def convert(self) -> bytes:
+        """Convert the graph for LiteRT.
+
+        Returns:
+            A flatbuffer.
+
+        Raises:
+            ValueError: If it has an operation that LiteRT does not know.
+        """
+        # The second argument keeps variables alive, and there are none.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([self._function], tf.Module())
+        flatbuffer: bytes = converter.convert()
+        return flatbuffer
 
     def fit_batch_size(self, image: NDArray[np.uint8], metadata: NDArray[np.float32]) -> None:
         """Find out how many images at once a GPU does best with; on a CPU it is known.

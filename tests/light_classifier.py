@@ -54,9 +54,9 @@ class LightClassifier:
         self._calls = 0
 
     @classmethod
-    def load(cls, folder: Path, *, precision: str, batch_size: int | None) -> Self:
+    def load(cls, folder: Path, *, precision: str, batch_size: int | None, engine: str) -> Self:
         """Take the digest from the folder's name; there is nothing to load."""
-        assert precision == cls.precision
+        assert (precision, engine) == (cls.precision, "auto")
         return cls(folder.name, batch_size or 8)
 
     @staticmethod

@@ -160,7 +160,10 @@ class Child:
         kind = getattr(importlib.import_module(module), attribute)
         try:
             loaded: Scorer = kind.load(
-                self.artifacts.fetch(digest), precision=given.precision, batch_size=given.batch_size
+                self.artifacts.fetch(digest),
+                precision=given.precision,
+                batch_size=given.batch_size,
+                engine=given.engine,
             )
         except (ModelError, OSError) as error:
             raise ModelUnavailable(f"Model {digest} cannot be loaded ({type(error).__name__}).") from error

@@ -41,6 +41,8 @@ class WorkerSettings(StrictSettings):
     batch_size: int | None = Field(default=None, ge=1, le=1024)
     #: Which of its machine's GPUs a worker takes, counted from 0; its further children take the next ones.
     gpu_index: int = Field(default=0, ge=0, le=1024)
+    #: What computes: "auto" takes LiteRT on a CPU where it is installed, agrees with TensorFlow and is faster.
+    engine: Literal["auto", "tensorflow"] = "auto"
     #: What the network computes in. Another one than float32 is taken only where it gives the same verdicts; float16 is
     #: for GPUs, and on CPUs slower.
     precision: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -101,7 +101,7 @@ def test_every_prediction_is_a_distribution_with_a_diagnosis_by_the_prior(
 class Answers:
     """An engine that gives one stated answer."""
 
-    name = "stated"
+    name, device, precision = "stated", "cpu", "float32"
 
     def __init__(self, posterior: list[float], distance: float) -> None:
         self.answer = np.array([posterior], np.float32), np.array([distance], np.float32), None

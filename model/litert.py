@@ -1,0 +1,157 @@
+"""LiteRT inference on CPUs: the frozen graph through XNNPACK, and whether it is to be preferred."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from model.engine import Answer, Engine, FrozenGraph, Precision
+
+#: Largest difference in probability from TensorFlow: float32 kernels of two libraries stay a hundred times under it.
+AGREEMENT: Final = 1e-4
+#: Distances are tens of units; relative.
+_DISTANCE_AGREEMENT: Final = 1e-3
+#: Rounds in which both are timed, in turn.
+_ROUNDS: Final = 5
+
+
+class LiteRT:
+    """Maps decoded images and encoded metadata to posteriors, distances and attention, as `FrozenGraph` does.
+
+    It runs batches of one size, whose memory is planned once: a short one is filled up.
+
+    Args:
+        frozen: The graph that it is made from.
+
+    Attributes:
+        name: Stored with each result.
+        device: "cpu".
+        precision: "float32".
+        batch_size: How many images to give it at once.
+
+    Raises:
+        ImportError: If the extra `accelerators` is not installed.
+        ValueError: If it cannot compute this network.
+        RuntimeError: If it cannot compute this network.
+    """
+
+    name: Final = "litert"
+    device: Final = "cpu"
+    precision: Precision = "float32"
+
+    def __init__(self, frozen: FrozenGraph) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.batch_size = frozen.batch_size
+        self._interpreter = Interpreter(
+            model_content=frozen.convert(), num_threads=len(os.sched_getaffinity(os.getpid()))
+        )
+        for one in self._interpreter.get_input_details():
+            self._interpreter.resize_tensor_input(one["index"], (self.batch_size, *one["shape"][1:]))
+        self._interpreter.allocate_tensors()
+        # The conversion keeps neither names nor order; each has another number of dimensions.
+        self._inputs = _indices(self._interpreter.get_input_details(), (4, 2))
+        self._outputs = _indices(self._interpreter.get_output_details(), (2, 1, 3))
+        # An interpreter has one set of tensors.
+        self._lock = threading.Lock()
+
+    def run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:
+        """Score a batch, see `FrozenGraph.run`."""
+        starts = range(0, len(images), self.batch_size)
+        parts = [self._run((images[at : at + self.batch_size], metadata[at : at + self.batch_size])) for at in starts]
+        posteriors, distances, *attention = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return posteriors, distances, attention[0] if attention else None
+
+    def _run(self, given: tuple[NDArray[Any], NDArray[Any]]) -> list[NDArray[np.float32]]:
+        count = len(given[0])
+        with self._lock:
+            for index, values in zip(self._inputs, given, strict=True):
+                missing = self.batch_size - count
+                filled = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
+                self._interpreter.set_tensor(index, filled)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index)[:count] for index in self._outputs]
+
+    def fit_batch_size(self, image: NDArray[np.uint8], metadata: NDArray[np.float32]) -> None:
+        """Leave it as it is: on a CPU it is known."""
+
+
+def _indices(tensors: Sequence[dict[str, Any]], dimensions: Sequence[int]) -> list[int]:
+    found = {len(one["shape"]): one["index"] for one in tensors}
+    return [found[count] for count in dimensions if count in found]
+
+
+def prefer_litert(frozen: FrozenGraph, samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> Engine:
+    """Take LiteRT where it is installed, gives the same answers and is faster on this machine; else TensorFlow.
+
+    Args:
+        frozen: The graph.
+        samples: Images and metadata, batch by batch.
+
+    Returns:
+        One of the two.
+    """
+    if frozen.device != "cpu" or frozen.precision != "float32" or find_spec("ai_edge_litert") is None:
+        return frozen
+    try:
+        other = LiteRT(frozen)
+    except (ValueError, RuntimeError):
+        # An operation that it does not know, or cannot lay out.
+        return frozen
+    return other if agree(frozen, other, samples) and is_faster(frozen.run, other.run, samples[0]) else frozen
+
+
+def agree(one: Engine, other: Engine, samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> bool:
+    """Say whether two engines give the same answers.
+
+    Args:
+        one: The one to be trusted.
+        other: The other.
+        samples: Images and metadata, batch by batch.
+
+    Returns:
+        Whether no probability differs by more than `AGREEMENT`; False where anything is not a number.
+    """
+    for images, metadata in samples:
+        expected, found = one.run(images, metadata), other.run(images, metadata)
+        if not np.allclose(found[0], expected[0], rtol=0, atol=AGREEMENT):
+            return False
+        if not np.allclose(found[1], expected[1], rtol=_DISTANCE_AGREEMENT, atol=0):
+            return False
+    return True
+
+
+def is_faster(
+    one: Callable[..., object],
+    other: Callable[..., object],
+    sample: tuple[NDArray[np.uint8], NDArray[np.float32]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> bool:
+    """Time two engines in turn, so that whatever else the machine does slows both.
+
+    Args:
+        one: What runs now.
+        other: What may run instead.
+        sample: Images and metadata.
+        clock: Seconds.
+
+    Returns:
+        Whether the median of the rounds' ratios is below 1.
+    """
+
+    def seconds(run: Callable[..., object]) -> float:
+        begun = clock()
+        run(*sample)
+        return clock() - begun
+
+    return statistics.median(seconds(other) / seconds(one) for _ in range(_ROUNDS)) < 1
