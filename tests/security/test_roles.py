@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine, make_url, select, table, text
 
 import db.session
 from db.labels import confirmed_images
@@ -209,7 +209,7 @@ def test_a_view_shows_its_reader_nothing_that_the_tables_do_not(view: str, ledge
     reader = open_ledger(address(ledger, "dashboard"))
     try:
         with reader.connect() as connection:
-            columns = set(connection.exec_driver_sql(f"SELECT * FROM {view}").keys())
+            columns = set(connection.execute(select(text("*")).select_from(table(view))).keys())
     finally:
         reader.dispose()
 
