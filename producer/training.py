@@ -118,7 +118,7 @@ def _follow_run(
             console.print(_sentence(event), highlight=False, soft_wrap=True)
         said += len(events)
         if run.progress and "epoch" in run.progress:
-            meter.show(run.progress["epoch"], total=run.progress["epochs"], outcomes=run.progress["part"])
+            meter.show(run.progress["epoch"], total=run.progress.get("epochs"), outcomes=run.progress.get("part", ""))
         if run.state in _ENDED:
             return run
         if run.state is RunState.QUEUED and not listened and time.monotonic() - began > LISTEN_SECONDS:

@@ -201,4 +201,4 @@ def test_a_name_that_is_no_text_is_loaded_all_the_same(sqlite_ledger: Engine) ->
 
     frame = export.load_results(batch, sqlite_ledger)
 
-    assert frame.loc[0, ["path", "lesion_id"]].tolist() == ["a\\udcff.jpg", "L\\udcff"]
+    assert [frame[name][0] for name in ("path", "lesion_id")] == ["a\\udcff.jpg", "L\\udcff"]
