@@ -7,7 +7,8 @@
 --   lesion_worker    workers and the feeder: claims, verdicts; sees no patient reference and changes no verdict
 --   lesion_trainer   training workers: read confirmed diagnoses, register models and promote one behind the gate
 --   lesion_producer  the lesion-screen command: loads, controls and erases batches; only appends to the audit trail
---   lesion_reader    dashboards: verdicts and counts, with age, sex and site, but nothing that names a patient or file
+--   lesion_reader    dashboards: verdicts and counts, with age, sex and site, but nothing that names a patient or file;
+--                    the views v_worklist and v_batch_summary have neither
 -- The owner alone migrates the schema, registers the shipped model, and promotes or rolls back by hand.
 
 DO $$
@@ -68,3 +69,6 @@ GRANT SELECT (id, item_id, dx, dx_type, labelled_on) ON label TO lesion_reader;
 GRANT SELECT (
     id, batch_id, chunk_id, age, sex, localization, label, state, reason, image_digest, input_digest
 ) ON item TO lesion_reader;
+
+-- A view works with its owner's rights, so it must not have a column that its readers may not see.
+GRANT SELECT ON v_worklist, v_batch_summary TO lesion_producer, lesion_reader;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from model.errors import ModelError, RejectedImage
+from model.examples import add_examples
 from model.labels import CLASSES
 
 if TYPE_CHECKING:
@@ -393,3 +394,6 @@ def curves(run: Path, out: Path) -> None:
 
     write_figure(plot_curves(read_curves(run)), out)
     click.echo(f"Wrote {out}.")
+
+
+add_examples(main)

@@ -13,6 +13,7 @@ import click
 from producer.cli_models import model_commands
 from producer.cli_reports import report
 from producer.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
+from producer.examples import add_examples
 
 # Nothing else is imported here: `--help` answers in a third of a second, without pandas, SQLAlchemy and Celery.
 
@@ -372,6 +373,7 @@ def purge(days: int, yes: bool) -> int:
 
 for _command in (*model_commands(), report):
     cli.add_command(_command)
+add_examples(cli)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status as RichStatus
 from sqlalchemy import Engine
 
 from db.audit import record_action
@@ -21,6 +20,7 @@ from producer.forecast import make_forecast, print_forecast
 from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
 from producer.manifest import Manifest
+from producer.meter import Meter
 from producer.progress import ProgressBar, await_batch
 from producer.report import print_problems, print_summary, printable, write_problems, write_results
 from producer.settings import ProducerSettings
@@ -87,7 +87,7 @@ def _screen(
             engine,
             batch.id,
             keep_running=stack.keep_running,
-            on_status=bar.show,
+            on_status=bar.show_status,
             on_progress=stack.note_progress,
             on_trouble=lambda sentence: console.print(f"[yellow]{sentence}[/]", highlight=False),
         )
@@ -238,11 +238,8 @@ def _submit(
     problems: Path | None,
 ) -> Submitted:
     settings = read_settings(ProducerSettings)
-    with _reading(archive, console) as (manifest, line):
-
-        def say_written(count: int) -> None:
-            line.update(f"Writing the ledger … {count:,} items")
-
+    with _reading(archive, console) as (manifest, meter):
+        meter.begin("Writing the ledger", "images", manifest.count())
         submitted = submit_manifest(
             engine,
             manifest,
@@ -250,7 +247,7 @@ def _submit(
             model_digest=model,
             priority=options.priority,
             chunk_items=settings.chunk_items,
-            on_items=say_written,
+            on_items=meter.show,
             actor=name_actor(),
         )
         _tell(console, manifest, submitted.problems, problems)
@@ -258,14 +255,9 @@ def _submit(
 
 
 @contextmanager
-def _reading(archive: Archive, console: Console) -> Iterator[tuple[Manifest, RichStatus]]:
-    line = console.status("Reading the archive …")
-
-    def say_read(count: int) -> None:
-        line.update(f"Reading the archive … {count:,} files and rows")
-
-    with line, Manifest(archive, say_read) as manifest:
-        yield manifest, line
+def _reading(archive: Archive, console: Console) -> Iterator[tuple[Manifest, Meter]]:
+    with Meter(console, "Reading the archive", "files and rows") as meter, Manifest(archive, meter.show) as manifest:
+        yield manifest, meter
 
 
 def _tell(console: Console, manifest: Manifest, counts: Mapping[str, int], problems: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Exports: a batch's results as CSV, as Parquet and as the ISIC challenge's table, streamed and written whole."""
+"""Exports: a batch's results as CSV, Parquet, the ISIC challenge's table and a data frame, as EXPORTS.md has them."""
 
 import csv
 import json
@@ -8,22 +8,30 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
 from db.batches import get_batch
 from db.models import get_model
 from db.results import ReportRow, iter_report
-from db.tables import CLASSES
+from db.tables import CLASSES, ItemState
 from producer.errors import UsageProblem
+from producer.ledger import open_existing, read_place
 from producer.paths import split_suffix
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: Said with every export.
 NOTICE = (
     "Not a medical device: a research tool that orders images for a person to read. "
     "A low score means not prioritised, never benign."
 )
+
+#: Version of every export's columns, as EXPORTS.md describes them: raised when one is renamed, goes or changes its
+#: meaning or type, and not when one is added at the end.
+SCHEMA_VERSION = 1
 
 #: Columns of results.csv and of the Parquet file; other programs read them by these names.
 COLUMNS = (
@@ -40,6 +48,9 @@ COLUMNS = (
     "model",
 )
 
+#: What `load_results` has beyond `COLUMNS`: the archive's own table, as it was submitted.
+METADATA_COLUMNS = ("age", "sex", "localization", "lesion_id", "label")
+
 #: The ISIC 2018 challenge's order of the same classes (https://challenge.isic-archive.com/landing/2018/47/).
 ISIC_COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
@@ -48,6 +59,10 @@ ISIC_COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 _FORMULA = re.compile(r"(^[\t\r\n]|(?:^|(?<=[;\t\r\n]))[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 _ROW_GROUP = 50_000
+
+
+def _ignore(_row: ReportRow) -> None:
+    return
 
 
 def escape_cell(text: str | None) -> str:
@@ -130,13 +145,14 @@ def csv_cells(row: ReportRow) -> list[str]:
     ]
 
 
-def export_csv(engine: Engine, batch_id: int, out: Path) -> int:
+def export_csv(engine: Engine, batch_id: int, out: Path, on_row: Callable[[ReportRow], object] = _ignore) -> int:
     """Write results.csv, a row an item; reads the ledger only.
 
     Args:
         engine: The ledger.
         batch_id: The batch.
         out: The file.
+        on_row: Told every item that is done with.
 
     Returns:
         Rows written.
@@ -153,16 +169,20 @@ def export_csv(engine: Engine, batch_id: int, out: Path) -> int:
         for row in rows:
             writer.writerow(csv_cells(row))
             count += 1
+            on_row(row)
     return count
 
 
-def export_parquet(engine: Engine, batch_id: int, out: Path) -> int:
-    """Write the same columns as Parquet, a row group at a time; model, prior and notice are in the schema's metadata.
+def export_parquet(engine: Engine, batch_id: int, out: Path, on_row: Callable[[ReportRow], object] = _ignore) -> int:
+    """Write the same columns as Parquet, a row group at a time.
+
+    Model, prior, notice and the version of the columns are in the schema's metadata.
 
     Args:
         engine: The ledger.
         batch_id: The batch.
         out: The file.
+        on_row: Told every item that is done with.
 
     Returns:
         Rows written.
@@ -179,6 +199,7 @@ def export_parquet(engine: Engine, batch_id: int, out: Path) -> int:
     model = get_batch(engine, batch_id).model_digest
     prior = model_prior(engine, model)
     notes = {"notice": NOTICE, "batch": str(batch_id), "model": model, "prior": json.dumps(prior)}
+    notes["schema_version"] = str(SCHEMA_VERSION)
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS], metadata=notes)
     count = 0
     with replace_file(out, binary=True) as file, pq.ParquetWriter(file, schema) as writer:
@@ -186,6 +207,7 @@ def export_parquet(engine: Engine, batch_id: int, out: Path) -> int:
         for row in iter_report(engine, batch_id):
             group.append(_parquet_values(row))
             count += 1
+            on_row(row)
             if len(group) == _ROW_GROUP:
                 writer.write_table(pa.Table.from_pylist(group, schema=schema))
                 group.clear()
@@ -216,7 +238,7 @@ def _storable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
-def export_isic(engine: Engine, batch_id: int, out: Path) -> int:
+def export_isic(engine: Engine, batch_id: int, out: Path, on_row: Callable[[ReportRow], object] = _ignore) -> int:
     """Write the ISIC challenge's table, a row a scored image; items without a verdict have no row.
 
     The values are p_c / π_c scaled to sum to 1, so that the largest one is the diagnosis.
@@ -225,6 +247,7 @@ def export_isic(engine: Engine, batch_id: int, out: Path) -> int:
         engine: The ledger.
         batch_id: The batch.
         out: The file.
+        on_row: Told every item that is done with.
 
     Returns:
         Rows written.
@@ -241,6 +264,7 @@ def export_isic(engine: Engine, batch_id: int, out: Path) -> int:
         writer = csv.writer(file)
         writer.writerow(ISIC_COLUMNS)
         for row in iter_report(engine, batch_id):
+            on_row(row)
             if row.probabilities is None:
                 continue
             values = without_prior(row.probabilities, prior)
@@ -287,8 +311,59 @@ def model_prior(engine: Engine, model_digest: str) -> dict[str, float] | None:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
+def load_results(batch: int, engine: Engine | None = None) -> "DataFrame":
+    """Load a batch's results into pandas; reads only, and leaves no trace in the audit trail.
+
+    The columns are `COLUMNS` and `METADATA_COLUMNS`, whose types are the same whatever the batch holds: `string` for
+    texts, `float64` with NaN for what is missing, `boolean` for `referred`, and categories for `state` and `diagnosis`.
+    The frame is held in memory whole: of many millions of items read the Parquet file in parts.
+
+    Args:
+        batch: The batch.
+        engine: The ledger; the one that the environment names by default, as for the command line.
+
+    Returns:
+        A row an item in the order of the items' ids.
+
+    Raises:
+        UnknownBatch: If the batch is not there.
+        UsageProblem: If the environment names no ledger that is there.
+
+    Example:
+        >>> frame = load_results(3)  # doctest: +SKIP
+        >>> frame.sort_values("malignant_score", ascending=False).head(200)  # doctest: +SKIP
+    """
+    import pandas as pd
+
+    ledger = open_existing(read_place()) if engine is None else engine
+    columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *METADATA_COLUMNS)}
+    try:
+        for row in iter_report(ledger, batch):
+            texts = {name: _storable(getattr(row, name)) for name in METADATA_COLUMNS[1:]}
+            values = _parquet_values(row) | {"age": row.age} | texts
+            for name, column in columns.items():
+                column.append(values[name])
+    finally:
+        if engine is None:
+            ledger.dispose()
+    return pd.DataFrame({name: pd.Series(column, dtype=_frame_type(name)) for name, column in columns.items()})
+
+
+def _frame_type(name: str) -> Any:
+    import pandas as pd
+
+    if name in {"confidence", "malignant_score", "age", *(f"p_{one}" for one in CLASSES)}:
+        return "float64"
+    kinds = {
+        "state": pd.CategoricalDtype([state.value for state in ItemState]),
+        "diagnosis": pd.CategoricalDtype(list(CLASSES)),
+        "referred": "boolean",
+    }
+    return kinds.get(name, "string")
+
+
 #: The formats of `export --format`.
-FORMATS: Mapping[str, Callable[[Engine, int, Path], int]] = {
+FORMATS: Mapping[str, Callable[[Engine, int, Path, Callable[[ReportRow], object]], int]] = {
     "csv": export_csv,
     "parquet": export_parquet,
     "isic": export_isic,

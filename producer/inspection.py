@@ -4,25 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.live import Live
 from sqlalchemy import Engine
 
 from db.audit import chain_head, has_head, record_action, verify_chain
 from db.batches import get_batch
 from db.control import cancel_batch, pause_batch, retry_batch
 from db.health import check_batch
+from db.results import ReportRow
+from db.tables import ItemState
 from producer.drift import read_drift
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
 from producer.export import FORMATS, NOTICE
 from producer.ledger import Place, open_existing, read_place
-from producer.progress import await_batch
+from producer.meter import Meter
+from producer.progress import ProgressBar, await_batch, count_outcomes
 from producer.rehash import rehash_files
 from producer.report import printable, status_table, write_summary
-from producer.status import Status, batch_status, find_batch_row
+from producer.status import batch_status, find_batch_row
 from producer.terminal import name_actor, open_console, print_json
 
 #: Changed files that are named on the terminal.
 _SHOWN_FILES = 20
+
+#: Rows of an export after which its progress is shown.
+_ROWS_A_LOOK = 1000
 
 #: What `verify --rehash` finds, in words.
 _DIFFERENCES = {
@@ -59,12 +64,16 @@ def show_status(batch_id: int | None, *, watch: bool, as_json: bool) -> int:
     if as_json:
         await_batch(engine, batch.id, keep_running=_nothing, on_status=lambda status: print_json(status.as_json()))
         return EXIT_DONE
-    with Live(console=Console(), refresh_per_second=2) as live:
-
-        def show(status: Status) -> None:
-            live.update(status_table(status, batch.state.value, printable(batch.name)))
-
-        await_batch(engine, batch.id, keep_running=_nothing, on_status=show)
+    console = open_console()
+    with ProgressBar(console, batch.items) as bar:
+        batch, status = await_batch(
+            engine,
+            batch.id,
+            keep_running=_nothing,
+            on_status=bar.show_status,
+            on_trouble=lambda sentence: console.print(f"[yellow]{sentence}[/]", highlight=False),
+        )
+    Console().print(status_table(status, batch.state.value, printable(batch.name)))
     return EXIT_DONE
 
 
@@ -142,7 +151,7 @@ def export(batch_id: int, kind: str, out: Path) -> int:
     status = batch_status(engine, batch_id)
     # Before the first row leaves: what fails half-way was begun all the same.
     head = record_action(engine, name_actor(), "export_batch", f"batch {batch_id}", kind)
-    rows = FORMATS[kind](engine, batch_id, out)
+    rows = _write_rows(engine, batch_id, kind, out, status.found, console)
     if kind != "parquet":
         # A CSV file has no room for prior, model and notice.
         write_summary(engine, batch_id, out.with_name(f"{out.name}.summary.json"), {})
@@ -153,6 +162,19 @@ def export(batch_id: int, kind: str, out: Path) -> int:
     if status.open:
         console.print(f"Batch {batch_id} is not finished: {status.open:,} items are open.", highlight=False)
     return EXIT_DONE
+
+
+def _write_rows(engine: Engine, batch_id: int, kind: str, out: Path, total: int, console: Console) -> int:
+    counts = dict.fromkeys(map(str, ItemState), 0)
+    with Meter(console, "Writing", "images", total) as meter:
+
+        def note(row: ReportRow) -> None:
+            counts[row.state] += 1
+            written = sum(counts.values())
+            if written % _ROWS_A_LOOK == 0:
+                meter.show(written, outcomes=count_outcomes(counts))
+
+        return FORMATS[kind](engine, batch_id, out, note)
 
 
 def verify(batch_id: int, *, rehash: bool, as_json: bool) -> int:

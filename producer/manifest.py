@@ -144,6 +144,14 @@ class Manifest:
             image_id = image if rejected != "missing_image" else key.rpartition("/")[2]
             yield _item(path, None, None, rejected, image_id, values)
 
+    def count(self) -> int:
+        """Count the items.
+
+        Returns:
+            How many `items` streams.
+        """
+        return int(self._base.execute(staging.COUNT_ITEMS).fetchone()[0])
+
     def digest(self) -> str:
         """Digest everything that makes this archive what it is.
 

@@ -1,16 +1,14 @@
 """Progress: waits for a batch and shows how it goes."""
 
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
 from db.batches import BatchRow, get_batch
 from db.session import TRANSIENT_ERRORS, is_transient
+from producer.meter import Meter
 from producer.status import Status, batch_status, is_waiting
 
 #: Seconds between two looks at the ledger.
@@ -23,8 +21,8 @@ AWAY_SECONDS = 2.0
 LISTEN_SECONDS = 30.0
 
 
-class ProgressBar:
-    """A progress bar on standard error, with images a second, time left and counts per outcome.
+class ProgressBar(Meter):
+    """A batch's progress on standard error, with images a second, time left and counts per outcome.
 
     Args:
         console: Where to; a quiet one shows nothing.
@@ -32,49 +30,29 @@ class ProgressBar:
     """
 
     def __init__(self, console: Console, total: int) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[outcomes]}"),
-            console=console,
-            # Outcomes are recorded in gulps: a short window would make the time left jump.
-            speed_estimate_period=60,
-        )
-        self._task = self._bar.add_task("", total=total, rate="starting", outcomes="", start=False)
-        self._first: tuple[float, int] | None = None
+        super().__init__(console, "", "images", total)
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def show(self, status: Status) -> None:
+    def show_status(self, status: Status) -> None:
         """Show a status.
 
         Args:
             status: The newest.
         """
-        ended = status.found - status.open
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, ended)
-        seconds, images = now - self._first[0], ended - self._first[1]
-        if images:
-            self._bar.start_task(self._task)
-        rate = f"{images / seconds:.1f} images/s" if images and seconds > 0 else "starting"
-        parts = {"referred": status.referred, "rejected": status.rejected, "quarantined": status.quarantined}
-        outcomes = ", ".join(
-            [f"{status.done:,} done", *(f"{count:,} {name}" for name, count in parts.items() if count)]
-        )
-        self._bar.update(self._task, total=status.found, completed=ended, rate=rate, outcomes=outcomes)
+        counts = {"done": status.done, "referred": status.referred}
+        counts |= {"rejected": status.rejected, "quarantined": status.quarantined}
+        self.show(status.found - status.open, total=status.found, outcomes=count_outcomes(counts))
+
+
+def count_outcomes(counts: Mapping[str, int]) -> str:
+    """Put counts by outcome into words.
+
+    Args:
+        counts: Outcome to count; those of none are left out, but for `done`.
+
+    Returns:
+        For example "90 done, 3 referred".
+    """
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "done")
 
 
 def await_batch(

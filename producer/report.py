@@ -18,7 +18,7 @@ from db.counts import count_items
 from db.models import get_model
 from db.results import rank_malignant
 from producer.drift import read_drift
-from producer.export import NOTICE, escape_cell, export_csv, model_prior, replace_file
+from producer.export import NOTICE, SCHEMA_VERSION, escape_cell, export_csv, model_prior, replace_file
 from producer.manifest import Problem
 from producer.status import Status, make_status
 
@@ -193,6 +193,7 @@ def write_summary(engine: Engine, batch_id: int, out: Path, extra: Mapping[str, 
         "drift": read_drift(engine, batch_id)[1],
         "prior": model_prior(engine, batch.model_digest),
         "audit_head": chain_head(engine),
+        "schema_version": SCHEMA_VERSION,
         "notice": NOTICE,
         **extra,
     }

@@ -89,11 +89,14 @@ FILES = f"""
 SELECT f.path, f.size, f.mtime_ns, f.rejected, {_ROW} FROM file f
 LEFT JOIN chosen c ON c.path = f.path LEFT JOIN record r ON r.line = c.line ORDER BY f.path
 """
+_LONE = "FROM record r WHERE r.rejected IS NOT NULL OR r.line IN (SELECT line FROM missing)"
 LONE_ROWS = f"""
-SELECT coalesce(r.rejected, 'missing_image'), r.key, r.suffix, {_ROW} FROM record r
-WHERE r.rejected IS NOT NULL OR r.line IN (SELECT line FROM missing)
+SELECT coalesce(r.rejected, 'missing_image'), r.key, r.suffix, {_ROW} {_LONE}
 ORDER BY r.image, r.age, r.sex, r.localization, r.lesion_id, r.patient_ref, r.label
 """
+
+#: Of a file there is one item, whatever rows mean it.
+COUNT_ITEMS = f"SELECT (SELECT count(*) FROM file) + (SELECT count(*) {_LONE})"
 
 #: Files that no row is about.
 _FILES_WITHOUT_ROW = "FROM file f WHERE NOT EXISTS (SELECT 1 FROM pair p WHERE p.path = f.path)"

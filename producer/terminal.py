@@ -10,15 +10,16 @@ from rich.console import Console
 
 
 def open_console(*, quiet: bool = False) -> Console:
-    """Make the console for people.
+    """Make the console for people, which obeys NO_COLOR (https://no-color.org).
 
     Args:
         quiet: Say nothing.
 
     Returns:
-        A console on standard error.
+        A console on standard error, which writes no control code where that is no terminal.
     """
-    return Console(stderr=True, quiet=quiet)
+    # Not left to FORCE_COLOR and the like: what stands in a log file has to be readable there.
+    return Console(stderr=True, quiet=quiet, force_terminal=sys.stderr.isatty())
 
 
 def print_json(values: Mapping[str, Any]) -> None:

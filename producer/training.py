@@ -19,6 +19,7 @@ from db.tables import RunState
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
+from producer.meter import Meter
 from producer.progress import AWAY_SECONDS, LISTEN_SECONDS
 from producer.report import printable
 from producer.terminal import name_actor, open_console, print_json
@@ -93,6 +94,13 @@ def _train_here(engine: Engine, place: Place, run_id: int, console: Console) -> 
 
 
 def _await_run(engine: Engine, run_id: int, console: Console, keep_running: Callable[[], None]) -> RunRow:
+    with Meter(console, "Training", "epochs") as meter:
+        return _follow_run(engine, run_id, console, keep_running, meter)
+
+
+def _follow_run(
+    engine: Engine, run_id: int, console: Console, keep_running: Callable[[], None], meter: Meter
+) -> RunRow:
     began, said, away, listened = time.monotonic(), 0, False, False
     while True:
         keep_running()
@@ -109,6 +117,8 @@ def _await_run(engine: Engine, run_id: int, console: Console, keep_running: Call
         for event in events:
             console.print(_sentence(event), highlight=False, soft_wrap=True)
         said += len(events)
+        if run.progress and "epoch" in run.progress:
+            meter.show(run.progress["epoch"], total=run.progress.get("epochs"), outcomes=run.progress.get("part", ""))
         if run.state in _ENDED:
             return run
         if run.state is RunState.QUEUED and not listened and time.monotonic() - began > LISTEN_SECONDS:

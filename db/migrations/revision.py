@@ -8,6 +8,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from db.views import create_views, drop_views
+
 
 def head_revision() -> str:
     """Return the revision that this program needs."""
@@ -23,14 +25,20 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def upgrade_to_head(connection: Connection) -> None:
-    """Migrate the ledger inside the caller's transaction; idempotent.
+    """Migrate the ledger inside the caller's transaction, its views made anew; idempotent.
 
     Args:
         connection: A connection with a transaction begun; nothing is committed here.
     """
+    if current_revision(connection) == head_revision():
+        # The views stay as they are: on PostgreSQL new ones would be without grants.
+        return
     config = _config()
     config.attributes["connection"] = connection
+    # Neither database lets a table change under a view that uses it.
+    drop_views(connection)
     command.upgrade(config, "head")
+    create_views(connection)
 
 
 def _config() -> Config:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,11 @@ from sqlalchemy import Engine, text
 from db.chunks import Rejected, Scored, claim_chunk, record_results
 from db.models import activate_first, register_model
 from db.results import ResultRow
+from db.runs import cancel_run, claim_run, queue_run, report_epoch
 from db.tables import CLASSES
+from producer import inspection, training
 from producer.cli import cli
+from producer.terminal import open_console
 
 MODEL = "a" * 64
 PRIOR = dict(zip(CLASSES, (0.03, 0.05, 0.11, 0.01, 0.11, 0.67, 0.02), strict=True))
@@ -151,6 +155,50 @@ def test_status_has_the_promised_names_and_adds_up(door: Door) -> None:
     assert (status["open"], status["done"], status["rejected"]) == (0, 5, 2)
     assert "finished" in door("status", batch, "--watch").stdout
     assert "no batch 99" in door("status", 99, code=2).stderr
+
+
+def test_long_commands_say_how_far_they_are_in_plain_lines(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given commands that are called by another program, whose patience is short
+    monkeypatch.setattr("producer.meter.LINE_SECONDS", 0)
+    monkeypatch.setattr(inspection, "_ROWS_A_LOOK", 1)
+    monkeypatch.setenv("PRODUCER_CHUNK_ITEMS", "3")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    # If an archive is submitted, exported and watched
+    submitted = door("submit", door.root)
+    batch = json.loads(submitted.stdout)["batch"]
+    door.screen(batch)
+    exported = door("export", batch, "--out", tmp_path / "x.csv")
+    watched = door("status", batch, "--watch")
+
+    # Then each says so on standard error, a line a look, and what came of the images
+    assert "Writing the ledger: 6 of 7 images" in submitted.stderr
+    assert "Writing the ledger: 7 of 7 images" in submitted.stderr
+    assert re.search(r"^Writing: 7 of 7 images, .*4 done, 3 rejected$", exported.stderr, re.MULTILINE)
+    assert re.search(r"^7 of 7 images, 4 done, 3 rejected$", watched.stderr, re.MULTILINE)
+    assert "\x1b" not in submitted.stderr + exported.stderr + watched.stderr
+
+
+def test_a_training_run_that_is_waited_for_says_how_far_it_is(
+    door: Door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a run with two of three epochs behind it, which was cancelled then
+    monkeypatch.setattr("producer.meter.LINE_SECONDS", 0)
+    run = queue_run(door.engine, {}, "me")
+    assert claim_run(door.engine, run, worker="w") is not None
+    row = {"part": "fold-0", "epoch": 2, "epochs": 3, "size": 128, "loss": 0.5, "seconds": 9.0}
+    report_epoch(door.engine, run, 1, row)
+    assert cancel_run(door.engine, run, "me")
+
+    # If it is waited for
+    training._await_run(door.engine, run, open_console(), lambda: None)
+
+    # Then the epochs are counted beside the log
+    said = capsys.readouterr().err
+    assert "epoch 2 of 3 at 128 px" in said
+    assert "Training: 2 of 3 epochs, fold-0\n" in said
 
 
 def test_a_batch_is_paused_cancelled_and_resumed(door: Door) -> None:

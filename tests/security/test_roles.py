@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine, make_url, select, table, text
 
 import db.session
 from db.labels import confirmed_images
@@ -27,6 +27,7 @@ from db.runs import (
 )
 from db.session import open_ledger
 from db.tables import Base
+from db.views import VIEWS
 from tests.archive import MODEL, Archive
 
 if TYPE_CHECKING:
@@ -101,8 +102,11 @@ def test_an_archive_is_screened_and_read_under_the_roles(archive: Archive, stack
     reader = open_ledger(address(archive.engine, "dashboard"))
     with reader.connect() as connection:
         seen = connection.exec_driver_sql("SELECT count(*) FROM item JOIN result USING (input_digest)").scalar_one()
+        ranked = connection.exec_driver_sql("SELECT * FROM v_worklist WHERE malignant_score IS NOT NULL").all()
+        (summary,) = connection.exec_driver_sql("SELECT * FROM v_batch_summary").mappings().all()
     reader.dispose()
-    assert seen == 11
+    assert seen == len(ranked) == 11
+    assert (summary["found"], summary["done"], summary["rejected"]) == (12, 11, 1)
 
 
 def test_a_model_is_trained_and_promoted_under_the_roles(archive: Archive) -> None:
@@ -169,6 +173,8 @@ def test_a_model_is_trained_and_promoted_under_the_roles(archive: Archive) -> No
         ("dashboard", "INSERT INTO result (id) VALUES (1)"),
         ("dashboard", "UPDATE item SET age = 1"),
         ("dashboard", "SELECT id FROM item FOR UPDATE"),
+        ("gpu_host", "SELECT * FROM v_worklist"),
+        ("trainer_host", "SELECT * FROM v_batch_summary"),
     ],
 )
 def test_a_role_does_nothing_beyond_its_work(ledger: Engine, login: str, statement: str) -> None:
@@ -185,3 +191,28 @@ def test_every_table_is_spoken_of_in_the_roles() -> None:
     rules = SHIPPED.read_text(encoding="utf-8")
     said = {name for name in Base.metadata.tables if f" {name} TO" in rules or f" {name}, " in rules}
     assert said == set(Base.metadata.tables)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_shows_its_reader_nothing_that_the_tables_do_not(view: str, ledger: Engine) -> None:
+    # Given what a dashboard may read of the tables
+    with ledger.connect() as connection:
+        granted = connection.exec_driver_sql(
+            "SELECT column_name FROM information_schema.column_privileges WHERE grantee = 'lesion_reader'"
+            " AND privilege_type = 'SELECT' AND table_name IN ('batch', 'chunk', 'item', 'result')"
+        ).scalars()
+        readable = set(granted)
+    # The ids under a clearer name, and sums of what is granted.
+    readable |= {"item_id", "batch_id", "found", "open", "done", "referred", "rejected", "quarantined"}
+
+    # If it reads a view, whole
+    reader = open_ledger(address(ledger, "dashboard"))
+    try:
+        with reader.connect() as connection:
+            columns = set(connection.execute(select(text("*")).select_from(table(view))).keys())
+    finally:
+        reader.dispose()
+
+    # Then there is no column that the tables would refuse
+    assert columns <= readable
+    assert "path" not in readable

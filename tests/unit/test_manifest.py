@@ -29,6 +29,7 @@ class Read:
         archive = open_archive(root, metadata, COLUMNS if metadata else None)
         with Manifest(archive) as manifest:
             self.items: list[ItemRow] = list(manifest.items())
+            assert manifest.count() == len(self.items)
             self.counts = manifest.problem_counts()
             self.problems: list[Problem] = list(manifest.problems())
             self.digest = manifest.digest()
