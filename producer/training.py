@@ -21,6 +21,7 @@ from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
 from producer.progress import AWAY_SECONDS, LISTEN_SECONDS
 from producer.report import printable
+from producer.stored import gate_verdict
 from producer.terminal import name_actor, open_console, print_json
 from worker.contract import RunRequest
 from worker.doorbell import Doorbell
@@ -233,10 +234,7 @@ _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
 
 
 def _verdict(run: RunRow) -> str:
-    if run.gate is None:
-        return ""
-    said = (run.gate.get("decision") or {}).get("verdict", "undecided")
-    return "undecided" if said == "promote" and not run.gate.get("independent") else str(said)
+    return "" if run.gate is None else gate_verdict(run.gate)
 
 
 def _as_json(run: RunRow) -> dict[str, Any]:
