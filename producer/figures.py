@@ -115,15 +115,17 @@ def show_confusion(matrix: Sequence[Sequence[int]] | None) -> Markup:
     """Show the confusion matrix as a table whose cells are shaded by their share of the true class."""
     if matrix is None:
         return missing()
-    rows = [
-        (name_class(code), sum(counts), *(_shaded(count, sum(counts), hit=code == said) for said, count in pairs))
-        for code, counts in zip(CLASSES, matrix, strict=True)
-        for pairs in [list(zip(CLASSES, counts, strict=True))]
-    ]
+    rows = [_confusion_row(code, counts) for code, counts in zip(CLASSES, matrix, strict=True)]
     head = ("Truth", "Images", *(f"said: {code}" for code in CLASSES))
     note = "A row is a true class, a column what was diagnosed; the darker, the larger the share of the true class. "
     made = table("Images by truth and diagnosis", head, rows)
     return join([element("div", made, class_="matrix"), element("p", note + "Framed: right.", class_="note")])
+
+
+def _confusion_row(true: str, counts: Sequence[int]) -> tuple[object, ...]:
+    whole = sum(counts)
+    cells = (_shaded(count, whole, hit=said == true) for said, count in zip(CLASSES, counts, strict=True))
+    return name_class(true), whole, *cells
 
 
 def _shaded(count: int, whole: int, *, hit: bool) -> Markup:
