@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.bootstrap import DRAWS, Interval, LesionBootstrap, take_interval
 from model.calibration import MELANOMA, TARGET_SENSITIVITY
 from model.crossfit import CrossFit, HeldOut, Verdicts, cross_fit
+from model.curves import trace_curves
 from model.labels import CLASSES, MALIGNANT_INDEX
 from model.metadata import PatientMetadata
 from model.metrics import Outcomes, calibration_gaps, confusion_matrix, mean_over_classes, roc_area
@@ -86,6 +87,7 @@ def evaluate_verdicts(verdicts: Verdicts, *, draws: int = DRAWS, seed: int = 0) 
         operating_point=_operating_figures(verdicts, bootstrap),
         referral=_referral_figures(verdicts, bootstrap),
         subgroups=tuple(_subgroups(verdicts, bootstrap)),
+        curves=trace_curves(verdicts),
     )
 
 

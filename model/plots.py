@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from model.artifact import replace_file
-from model.calibration import wilson_interval
 from model.crossfit import Verdicts
+from model.curves import bin_confidences
 from model.errors import TrainingDataError
 from model.labels import CLASSES, MALIGNANT_INDEX
 from model.metrics import CALIBRATION_BINS, calibration_bin, confusion_matrix, expected_calibration_error, roc_area
@@ -198,18 +198,13 @@ def _draw_bins(
     colour: str,
     marker: str,
 ) -> None:
-    bins = calibration_bin(confidences)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    held = np.flatnonzero(counts >= LEAST_IN_BIN)
-    means = np.bincount(bins, confidences, CALIBRATION_BINS)[held] / counts[held]
-    hits = np.bincount(bins, correct, CALIBRATION_BINS)[held].astype(int)
-    shares = hits / counts[held]
-    pairs = [wilson_interval(hit, count) for hit, count in zip(hits, counts[held], strict=True)]
-    lows, highs = np.reshape(pairs, (-1, 2)).T
+    bins = bin_confidences(confidences, correct)
+    held = [one for one in bins if one.images >= LEAST_IN_BIN]
+    means, shares = [one.confidence for one in held], [one.share for one in held]
+    reach = [[one.share - one.low for one in held], [one.high - one.share for one in held]]
     label = f"{name}: calibration error {expected_calibration_error(confidences, correct):.3f}"
-    # Of no image or all of them, a bound lies a rounding error on the wrong side of the share.
-    reach = np.maximum([shares - lows, highs - shares], 0)
     axes[0].errorbar(means, shares, reach, fmt=f"-{marker}", color=colour, markersize=5, elinewidth=1, label=label)
+    counts = np.bincount(calibration_bin(confidences), minlength=CALIBRATION_BINS)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     axes[1].stairs(counts, edges, color=colour, linewidth=1.5, baseline=0.5, linestyle="--" if marker == "s" else "-")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from model.bootstrap import Interval
+
+#: Names the malignant score among the curves.
+MALIGNANT: Final = "malignant"
 
 
 class _Part(BaseModel):
@@ -153,6 +156,41 @@ class Trial(_Part):
     melanoma_recall: Interval
 
 
+class ReliabilityBin(_Part):
+    """Images whose confidences lie in one of 15 bins of equal width.
+
+    Attributes:
+        images: How many there are.
+        confidence: Mean of their confidences.
+        share: Of how many of them it is the case.
+        low: Of the share: 95 % by Wilson 1927, which takes the images for independent.
+        high: Of the share.
+    """
+
+    images: int
+    confidence: float
+    share: float
+    low: float
+    high: float
+
+
+class Curves(_Part):
+    """Points to draw curves through; by image, not by lesion.
+
+    Attributes:
+        roc: By class, each against the rest, and of the malignant score ("malignant"): shares of negatives and of
+            positives at or above a threshold, from (0, 0) to (1, 1). A class that is absent has none.
+        flagged: The point of the malignant score's curve at the operating point.
+        reliability_before: Of the posterior's argmax ("top_class") and the malignant score, at temperature 1.
+        reliability: The same, calibrated.
+    """
+
+    roc: dict[str, tuple[tuple[float, float], ...]]
+    flagged: tuple[float, float] | None
+    reliability_before: dict[str, tuple[ReliabilityBin, ...]]
+    reliability: dict[str, tuple[ReliabilityBin, ...]]
+
+
 class Evaluation(_Part):
     """Everything that is said about a model's verdicts on labelled images.
 
@@ -180,6 +218,7 @@ class Evaluation(_Part):
         subgroups: By age band, sex and site.
         explanation: The deletion test, or None if that was not asked.
         trials: What was tried on the way to the model.
+        curves: Points of the ROC and reliability curves, or None of a model from before they were kept.
     """
 
     images: int
@@ -205,3 +244,4 @@ class Evaluation(_Part):
     subgroups: tuple[Subgroup, ...]
     explanation: Explanation | None = None
     trials: tuple[Trial, ...] = ()
+    curves: Curves | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -14,9 +14,11 @@ from db.worklist import count_diagnoses, count_in_bins, sum_probabilities
 from producer.budget import Covered
 from producer.drift import FEATURE_WORDS, describe_reference, judge_index
 from producer.export import NOTICE, model_prior
+from producer.figures import headline_rows, name_class, show_subgroups
 from producer.pages import Markup, element, histogram, join, page, table
 from producer.status import Status
-from producer.worklist import CLASS_NAMES, MALIGNANT, REFER_REASONS
+from producer.stored import StoredEvaluation
+from producer.worklist import REFER_REASONS
 
 #: Bins of the histograms.
 _BINS: Final = 20
@@ -24,13 +26,8 @@ _BINS: Final = 20
 #: The melanomas that a prevalence and the probabilities lead one to expect may differ by such a factor.
 _FAR_APART: Final = 2
 
-#: Figures of the model's card, in words.
-_FIGURES: Final = {
-    "balanced_accuracy": "Balanced accuracy (mean recall)",
-    "accuracy": "Accuracy of the diagnosis",
-    "macro_auc": "Macro ROC AUC",
-    "malignant_auc": "Malignant ROC AUC",
-}
+#: Figures over all classes that the card has; the evaluation report has all.
+_FIGURES: Final = ("balanced_accuracy", "accuracy", "macro_auc", "malignant_auc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +208,7 @@ def _class_mix(engine: Engine, batch: BatchRow, status: Status) -> Markup:
     prior, scored = model_prior(engine, batch.model_digest) or {}, max(status.done + status.referred, 1)
     rows = [
         (
-            ("▲ " if name in MALIGNANT else "") + f"{CLASS_NAMES[name]} ({name})",
+            name_class(name),
             diagnoses[name],
             f"{diagnoses[name] / scored:.1%}",
             f"{expected[place] / scored:.1%}",
@@ -243,46 +240,22 @@ def _drift(row: DriftRow | None) -> Markup:
 
 
 def _card(model: ModelRow) -> Markup:
-    metrics = model.metrics
-    facts = [
+    found = StoredEvaluation.of(model.metrics)
+    facts: list[tuple[str, object]] = [
         ("Name", model.name),
         ("Backbone", model.backbone),
         ("Digest", element("code", model.digest)),
         ("Training data", element("code", model.data_digest)),
-        (
-            "Judged on",
-            f"{metrics['images']:,} held-out images" if isinstance(metrics.get("images"), int) else "unknown",
-        ),
+        ("Judged on", "unknown" if found.images is None else f"{found.images:,} held-out images"),
+        *headline_rows(found, _FIGURES),
     ]
-    facts += [(words, _interval(metrics.get(name))) for name, words in _FIGURES.items() if name in metrics]
-    point = metrics.get("operating_point")
-    if isinstance(point, Mapping) and "sensitivity" in point:
-        facts.append(("Operating point", f"{point['threshold']:.4f}"))
-        facts.append(("Sensitivity for malignant lesions", f"{point['sensitivity']:.1%}"))
-        facts.append(("Specificity", f"{point['specificity']:.1%}"))
+    if point := found.operating_point:
+        facts.append(("Operating point", f"{point.threshold:.4f}"))
+        facts.append(("Sensitivity for malignant lesions", f"{point.sensitivity:.1%}"))
+        facts.append(("Specificity", f"{point.specificity:.1%}"))
     made = [table("The model that the batch is pinned to", ("Fact", "Value"), facts, facts=True)]
-    groups = metrics.get("subgroups")
-    if isinstance(groups, Sequence) and groups:
-        head = ("Group", "Images", "Malignant lesions", "Sensitivity", "Specificity", "Malignant ROC AUC")
-        made.append(table("Subgroups of the held-out images (95 % intervals)", head, map(_subgroup, groups)))
+    if found.subgroups:
+        made.append(show_subgroups(found.subgroups))
     reasons = ", ".join(f"“{words}” ({code})" for code, words in REFER_REASONS.items())
     made.append(element("p", f"Images are referred because they are {reasons}.", class_="note"))
     return join(made)
-
-
-def _subgroup(group: Mapping[str, Any]) -> tuple[object, ...]:
-    figures = (_interval(group.get(name)) for name in ("sensitivity", "specificity", "malignant_auc"))
-    return (
-        f"{group.get('field')}: {group.get('group')}",
-        group.get("images"),
-        group.get("malignant_lesions"),
-        *figures,
-    )
-
-
-def _interval(figure: Any) -> str:
-    if not isinstance(figure, Mapping) or not isinstance(figure.get("value"), (int, float)):
-        return "undefined"
-    low, high = figure.get("low"), figure.get("high")
-    known = isinstance(low, (int, float)) and isinstance(high, (int, float))
-    return f"{figure['value']:.3f}" + (f" ({low:.3f} to {high:.3f})" if known else "")

@@ -14,11 +14,15 @@ POLICY: Final = (
 )
 
 
-#: A number, with a percent sign or an interval perhaps.
-_NUMBER: Final = re.compile(r"-?[\d.,]+ ?%?( \([\d.,]+ to [\d.,]+\))?")
+#: A number, with a percent sign or an interval perhaps, or what stands where there is none.
+_NUMBER: Final = re.compile(r"[-+]?[\d.,]+ ?%?( \([-+]?[\d.,]+%? to [-+]?[\d.,]+%?\))?|undefined")
 
 #: From here on an axis counts in thousands.
 _THOUSANDS: Final = 10_000
+
+
+#: Elements without content and without an end.
+_VOID: Final = frozenset({"img"})
 
 
 class Markup(str):
@@ -60,7 +64,8 @@ def element(tag: str, *content: object, **attributes: object) -> Markup:
         for name, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{tag}{told}>{''.join(map(escape, content))}</{tag}>")
+    end = "" if tag in _VOID else f"</{tag}>"
+    return Markup(f"<{tag}{told}>{''.join(map(escape, content))}{end}")
 
 
 def join(pieces: Iterable[Markup]) -> Markup:
@@ -80,19 +85,34 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *
     Returns:
         The table.
     """
-    first = element("tr", *(element("th", name, scope="col") for name in head))
+    filled = [list(row) for row in rows]
+    columns = [[row[place] for row in filled if place < len(row)] for place in range(1, len(head))]
+    sides = [None, *("number" if not facts and cells and all(map(_is_number, cells)) else None for cells in columns)]
+    first = element(
+        "tr", *(element("th", name, scope="col", class_=side) for name, side in zip(head, sides, strict=True))
+    )
     body = [
         element(
             "tr", element("th", name, scope="row"), *(element("td", cell) if facts else _cell(cell) for cell in cells)
         )
-        for name, *cells in rows
+        for name, *cells in filled
     ]
     caption_ = element("caption", caption)
     return element("div", element("table", caption_, element("thead", first), element("tbody", *body)), class_="scroll")
 
 
+def _is_number(content: object) -> bool:
+    return _NUMBER.fullmatch(str(content)) is not None
+
+
 def _cell(content: object) -> Markup:
-    return element("td", content, class_="number" if _NUMBER.fullmatch(str(content)) else None)
+    if not _is_number(content):
+        return element("td", content)
+    value, bracket, rest = str(content).partition(" (")
+    if not bracket:
+        return element("td", content, class_="number")
+    # Where a column is narrow, the interval goes to the next line as a whole.
+    return element("td", value, " ", element("span", "(", rest, class_="interval"), class_="number")
 
 
 def histogram(title: str, counts: Sequence[int], *, mark: float | None = None, said: str = "") -> Markup:

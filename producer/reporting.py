@@ -1,11 +1,15 @@
-"""The command that writes the worklist report; imported when it is called."""
+"""The command that writes reports: of a batch as a worklist, of a model as its evaluation; imported when called."""
+
+from pathlib import Path
 
 from rich.console import Console
 from sqlalchemy import Engine
 
 from db.audit import record_action
 from db.batches import BatchRow, get_batch
-from producer.errors import EXIT_DONE
+from db.models import active_model, find_model
+from producer.errors import EXIT_DONE, UsageProblem
+from producer.evaluation import PAGE, write_evaluation
 from producer.export import NOTICE
 from producer.ledger import Place, open_existing, read_place
 from producer.local import LocalStack
@@ -51,6 +55,33 @@ def report(batch_id: int, options: ReportOptions, *, draw_all: bool, workers: in
     if written.open:
         console.print(f"{written.open:,} images are not screened yet; make the report again when they are.")
     console.print("It names patients: keep it where the archive may be kept.")
+    console.print(f"Head of the audit trail: {head}", highlight=False, soft_wrap=True)
+    return EXIT_DONE
+
+
+def report_model(wanted: str, out: Path) -> int:
+    """Do `lesion-screen report --model`.
+
+    Args:
+        wanted: The model's digest or the beginning of it, or "active".
+        out: The folder.
+
+    Returns:
+        The exit code.
+    """
+    console, place = open_console(), read_place()
+    engine = open_existing(place)
+    model = active_model(engine) if wanted == "active" else find_model(engine, wanted)
+    if model is None:
+        raise UsageProblem("No model is active; name one by the first digits of its digest.")
+    # Before the first row leaves, as for a batch.
+    head = record_action(engine, name_actor(), "export_model", f"model {model.digest}", "report")
+    with console.status("Writing the report …"):
+        mistakes = write_evaluation(engine, model, place.shelf, out)
+    where = printable(str(out / PAGE))
+    console.print(f"Model {model.digest[:12]} is evaluated in {where}. {NOTICE}", highlight=False, soft_wrap=True)
+    if mistakes:
+        console.print("It shows images of patients: keep it where the archive may be kept.")
     console.print(f"Head of the audit trail: {head}", highlight=False, soft_wrap=True)
     return EXIT_DONE
 

@@ -112,10 +112,25 @@ def write_report(
     return written
 
 
-def _prepare(out: Path, data: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder of a report, its owner's alone, where it is not there.
+
+    Args:
+        folder: Where.
+
+    Raises:
+        UsageProblem: If it cannot be made.
+    """
     try:
-        for folder in (out, data):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _prepare(out: Path, data: Path) -> None:
+    make_folder(out)
+    make_folder(data)
+    try:
         # An older report's pages must not show a newer one's data, nor its erased patients live on in files that no
         # page shows any more.
         for page_name in ("index.html", "overview.html"):
@@ -124,9 +139,11 @@ def _prepare(out: Path, data: Path) -> None:
             for file in data.glob(pattern):
                 file.unlink()
     except OSError as error:
-        raise UsageProblem(
-            f"The report cannot be written ({error.strerror}); give another place with --out."
-        ) from error
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> UsageProblem:
+    return UsageProblem(f"The report cannot be written ({error.strerror}); give another place with --out.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from producer.local import LocalStack, is_stack_running
 from producer.meter import Meter
 from producer.progress import AWAY_SECONDS, LISTEN_SECONDS
 from producer.report import printable
+from producer.stored import gate_verdict
 from producer.terminal import name_actor, open_console, print_json
 from worker.contract import RunRequest
 from worker.doorbell import Doorbell
@@ -243,10 +244,7 @@ _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
 
 
 def _verdict(run: RunRow) -> str:
-    if run.gate is None:
-        return ""
-    said = (run.gate.get("decision") or {}).get("verdict", "undecided")
-    return "undecided" if said == "promote" and not run.gate.get("independent") else str(said)
+    return "" if run.gate is None else gate_verdict(run.gate)
 
 
 def _as_json(run: RunRow) -> dict[str, Any]:

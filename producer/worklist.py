@@ -176,14 +176,10 @@ class WorklistWriter:
             "prioritised": None if self.threshold is None else image.malignant_score >= self.threshold,
             "referred": REFER_REASONS.get(image.refer_reason or "", image.refer_reason) if image.referred else None,
             "probabilities": [round(value, 4) for value in image.probabilities],
-            "thumb": self._picture(thumb_path(image.input_digest), "image/jpeg"),
-            "map": self._picture(map_path(image.input_digest, self.model_digest), "image/png"),
+            "thumb": embed_picture(self.shelf, thumb_path(image.input_digest), "image/jpeg"),
+            "map": embed_picture(self.shelf, map_path(image.input_digest, self.model_digest), "image/png"),
         }
         return {name: value for name, value in told.items() if value is not None}
-
-    def _picture(self, relative: str, kind: str) -> str | None:
-        data = self.shelf.read(relative)
-        return None if data is None else f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     def write_unread(self) -> int:
         """Write what nobody could assess.
@@ -203,6 +199,21 @@ class WorklistWriter:
             write_call(self.folder / f"unread-{files}.js", "unread", files, rows)
             files += 1
         return files
+
+
+def embed_picture(shelf: Shelf, relative: str, kind: str) -> str | None:
+    """Read a picture as an address that holds all of it.
+
+    Args:
+        shelf: Of the artifact store.
+        relative: Where in it.
+        kind: Its media type.
+
+    Returns:
+        A `data:` address, or None where nothing was drawn.
+    """
+    data = shelf.read(relative)
+    return None if data is None else f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def write_call(path: Path, name: str, *values: object) -> None:

@@ -22,6 +22,31 @@ _OPTIONS: Final = (
 #: Generous: other tests keep the machine busy.
 _ANSWER_MILLISECONDS: Final = 90_000
 
+#: Every text whose contrast with its ground is below 4.5, by the formula of WCAG 2.2, 1.4.3.
+CONTRAST: Final = """
+(() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const ground = (one) => {
+    for (; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const spoken = (one) => one.getClientRects().length && !one.disabled && !one.closest("svg")
+    && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const ratio = (one) => {
+    const [high, low] = [parse(getComputedStyle(one).color), ground(one)].map(light).sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const texts = [...document.querySelectorAll("body *")].filter(spoken);
+  const faint = texts.filter((one) => ratio(one) < 4.5).map((one) => one.outerHTML.slice(0, 80));
+  return texts.length < 10 ? ["nothing was looked at"] : faint;
+})()
+"""
+
 
 @contextmanager
 def chromium() -> Iterator["Browser"]:

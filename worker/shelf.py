@@ -76,7 +76,8 @@ class FolderShelf:
     def read(self, relative: str) -> bytes | None:
         """Read a file, see `Shelf.read`."""
         try:
-            return (self.folder / relative).read_bytes()
+            with (self.folder / relative).open("rb") as file:
+                return file.read(_MOST_BYTES)
         except OSError:
             return None
 

@@ -23,7 +23,7 @@ from db.session import open_ledger
 from db.tables import CLASSES
 from producer.site import ReportOptions, write_report
 from tests.archive import MODEL
-from tests.chromium import Reader, chromium
+from tests.chromium import CONTRAST, Reader, chromium
 from worker.pictures import PictureStore
 from worker.shelf import FolderShelf
 
@@ -32,31 +32,6 @@ if TYPE_CHECKING:
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
 LESIONS = 90
-
-#: Every text whose contrast with its ground is below 4.5, by the formula of WCAG 2.2, 1.4.3.
-CONTRAST = """
-(() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-  const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-  const ground = (one) => {
-    for (; one; one = one.parentElement) {
-      const colour = parse(getComputedStyle(one).backgroundColor);
-      if (colour.length === 3 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const spoken = (one) => one.getClientRects().length && !one.disabled && !one.closest("svg")
-    && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-  const ratio = (one) => {
-    const [high, low] = [parse(getComputedStyle(one).color), ground(one)].map(light).sort((a, b) => b - a);
-    return (high + 0.05) / (low + 0.05);
-  };
-  const texts = [...document.querySelectorAll("body *")].filter(spoken);
-  const faint = texts.filter((one) => ratio(one) < 4.5).map((one) => one.outerHTML.slice(0, 80));
-  return texts.length < 10 ? ["nothing was looked at"] : faint;
-})()
-"""
 
 
 def result(digest: str, score: float, *, referred: bool) -> ResultRow:

@@ -211,6 +211,7 @@ def test_the_tables_are_those_of_the_design() -> None:
         "model_version",
         "training_run",
         "run_event",
+        "device",
         "drift",
         "audit",
         "lease",

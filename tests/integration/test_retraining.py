@@ -120,6 +120,12 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_with_a_candidate_that
     assert shown["gate"] == ended.gate
     assert "candidate" in stack.command("models", "list").stdout
     assert stack.command("runs", "list").stdout.count("done") == 1
+    # And in its evaluation, whose curves the ledger holds
+    stack.command("report", "--model", ended.model_digest, "--out", tmp_path / "report")
+    page = (tmp_path / "report" / "evaluation.html").read_text(encoding="utf-8")
+    assert "<polyline" in page
+    assert "Verdict: <strong>" in page
+    assert "Not stored for this model" not in page
 
 
 @pytest.mark.slow

@@ -102,6 +102,8 @@ def test_every_interval_holds_its_figure_and_the_report_survives_json(evaluation
     assert point.threshold.low is not None
     assert point.threshold.high is not None
     assert point.threshold.low <= point.threshold.value <= point.threshold.high  # type: ignore[operator]
+    assert evaluation.curves is not None
+    assert set(evaluation.curves.roc) == {*CLASSES, "malignant"}
     assert Evaluation.model_validate(evaluation.model_dump(mode="json")) == evaluation
 
 

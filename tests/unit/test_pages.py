@@ -51,16 +51,25 @@ def test_a_quote_does_not_end_an_attribute() -> None:
     assert (found.tags, found.attributes) == (["p"], {"title": '"><b onclick="alert(1)">'})
 
 
+def test_a_picture_has_no_end() -> None:
+    assert element("img", alt="<") == '<img alt="&lt;">'
+
+
 def test_html_that_was_made_here_is_not_escaped_again() -> None:
     assert element("p", element("b", "<")) == "<p><b>&lt;</b></p>"
     assert escape(Markup("<hr>")) == "<hr>"
 
 
 def test_numbers_are_set_to_the_right_and_words_are_not() -> None:
-    made = table("t", ("a", "b"), [("x", 12345, "4.4 (2 to 7)", "7.9%", "2 images", "undefined")])
+    rows = [("x", 12345, "4.4 (2 to 7)", "+0.1 (-0.2 to +0.4)", "7.9% (1.0% to 9%)", "2 images", "undefined")]
+    made = table("t", "abcdefg", [*rows, ("y", 1, "undefined", "-3", "2%", "3", "4")])
 
-    assert made.count('class="number"') == 3
+    assert made.count('<td class="number"') == 5 + 6
     assert ">12,345<" in made
+    # A column's head stands where all of its numbers do, and an interval goes to the next line as a whole
+    heads = made[: made.index("</thead>")].split("<th ")[1:]
+    assert ['class="number"' in head for head in heads] == [False, True, True, True, True, False, True]
+    assert '>4.4 <span class="interval">(2 to 7)</span><' in made
 
 
 def test_a_histogram_says_its_figures_in_words_too() -> None:
