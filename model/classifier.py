@@ -29,7 +29,7 @@ GOLDEN_IMAGES: Final = 4
 #: 1e-4, TF32 on a GPU under 5e-3, and a wrong or foreign network is tenths away.
 GOLDEN_TOLERANCE: Final = 5e-3
 #: Batches of `GOLDEN_IMAGES` on which two precisions must agree.
-_AGREEMENT_BATCHES: Final = 16
+_AGREEMENT_BATCHES: Final = 8
 
 LOW_CONFIDENCE: Final = "low_confidence"
 UNFAMILIAR_IMAGE: Final = "unfamiliar_image"

@@ -31,7 +31,8 @@ class Screen:
         return [str(Path(sys.executable).with_name("lesion-screen")), *map(str, arguments)]
 
     def env(self) -> dict[str, str]:
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "LESION_SCREEN_HOME": str(self.home)}
+        # To convert the network at every start would cost minutes; whoever tests speed takes the default.
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "LESION_SCREEN_HOME": str(self.home), "WORKER_ENGINE": "tensorflow"}
         return {**os.environ, **quiet, **self.environment}
 
     def __call__(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -62,6 +62,7 @@ def test_the_hours_are_those_of_the_newest_batches(stack: Stack, scene: Scene, f
     assert batch == 1
 
 
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
 def test_an_archive_that_is_a_batch_already_is_said(stack: Stack, folder: Path) -> None:
     stack.register_model()
     batch = json.loads(stack.command("submit", folder).stdout)["batch"]
