@@ -117,7 +117,9 @@ def _answer(classifier: Classifier, path: Path, patient: PatientMetadata) -> dic
         return {"rejected": rejected.reason.value}
     (prediction,) = classifier.classify(pixels[None], [patient])
     probabilities = dict(zip(CLASSES, prediction.probabilities, strict=True))
-    return {**dataclasses.asdict(prediction), "probabilities": probabilities, "model": classifier.digest}
+    # Attention is a picture: `lesion-model explain` draws it.
+    told = {name: value for name, value in dataclasses.asdict(prediction).items() if name != "attention"}
+    return {**told, "probabilities": probabilities, "model": classifier.digest}
 
 
 @main.command()

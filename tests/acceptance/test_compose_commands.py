@@ -107,7 +107,7 @@ def composed(postgres_url: str, tmp_path: Path) -> Iterator[Composed]:
         (secrets / name).write_text(content, encoding="utf-8")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "redis-server").symlink_to(redis_binary())
-    extra = {"FLOWER_PORT": str(find_port()), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    extra = {"FLOWER_PORT": str(find_port()), "TF_CPP_MIN_LOG_LEVEL": "3", "WORKER_ENGINE": "tensorflow"}
     given = Composed(folder=tmp_path, services=services, secrets=secrets, redis_port=port, extra=extra)
     (tmp_path / "data").mkdir()
     try:

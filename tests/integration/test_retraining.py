@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_with_a_candidate_that
 
 
 @pytest.mark.slow
-def test_a_death_at_each_step_of_saving_leaves_the_old_model_active_until_the_last(
+def test_a_death_at_the_first_and_the_last_step_of_saving_leaves_the_old_model_active_until_then(
     sqlite_ledger: Engine, stack: Stack, tmp_path: Path
 ) -> None:
     # Given a queued run whose model is to be promoted where the gate says so
@@ -150,7 +150,8 @@ def test_a_death_at_each_step_of_saving_leaves_the_old_model_active_until_the_la
             check=False,
         )
 
-    for step in STAGES:
+    # The steps in between are `test_saving`'s, where no network has to be trained to get there.
+    for step in (STAGES[0], STAGES[-1]):
         # If its worker dies at one step after the other
         died = attempt(WORKER_FAILPOINT=step, WORKER_FAILPOINT_FILE=str(tmp_path / step))
         assert died.returncode == -signal.SIGKILL, died.stderr
