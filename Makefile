@@ -33,9 +33,10 @@ demo: install ## Screen a synthetic archive, broken files among it.
 	@$(BIN)/lesion-model synthesize demo/archive
 	@LESION_SCREEN_HOME=$(CURDIR)/demo/home $(BIN)/python tests/acceptance/demo.py demo/archive demo/results
 
-# As many processes as cores: with a thread a core each, TensorFlow's would wait for one another.
+# One process more than cores, as the one that kills things waits more than it computes; with a thread a core in each of
+# them, TensorFlow's would wait for one another.
 test: install lint ## Run every check and test.
-	@TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	@TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadgroup
 
 faults: install ## Kill things while an archive is screened: make faults KILLS=60 SEED=1 PACE=short|production
 	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/faults/campaign.py --kills $(KILLS) --seed $(SEED) --pace $(PACE)
