@@ -45,16 +45,13 @@ class Office:
 
 
 def photograph_report(browser: Browser, report: Path, out: Path) -> None:
-    """Take the worklist, with attention over its first lesions, and the overview."""
+    """Take the worklist, with attention over its first lesions."""
     page = browser.new_page(viewport=SIZE)
     page.goto((report / "index.html").as_uri())
     page.wait_for_selector(".card")
-    page.screenshot(path=out / "worklist.png")
     page.keyboard.press("a")
     page.locator(".card").first.scroll_into_view_if_needed()
     page.screenshot(path=out / "attention.png")
-    page.goto((report / "overview.html").as_uri())
-    page.screenshot(path=out / "overview.png")
 
 
 def photograph_flower(browser: Browser, office: Office, out: Path) -> None:
