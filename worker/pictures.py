@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from db.pictures import THUMBS, map_path, thumb_path
+from db.pictures import map_path, thumb_path
 from model.pictures import draw_overlay, draw_thumbnail
 from worker.shelf import Shelf
 
@@ -33,9 +33,9 @@ class PictureStore:
     _pool: ThreadPoolExecutor | None = None
     _drawing: list[Future[None]] = field(default_factory=list)
 
-    def drawn(self) -> frozenset[str]:
-        """Return the inputs that were drawn, by whatever host."""
-        return frozenset(name for name, _ in self.shelf.names(THUMBS))
+    def has_thumbnail(self, input_digest: str) -> bool:
+        """Say whether an input was drawn, by whatever host."""
+        return self.shelf.has(thumb_path(input_digest))
 
     def draw(
         self,

@@ -14,7 +14,7 @@ from model.metadata import PatientMetadata
 from worker.answering import read_payload
 from worker.child import Child
 from worker.contract import ClaimCheck
-from worker.errors import ModelUnavailable, ShelfUnavailable
+from worker.errors import ModelUnavailable
 from worker.lookups import is_genuine
 from worker.patience import insist
 from worker.pictures import PictureStore
@@ -44,7 +44,7 @@ def answer_rendering(payload: Any, child: Child) -> int:
         return 0
     try:
         return _draw_chunk(check, child)
-    except (ArchiveUnavailable, ModelUnavailable, ShelfUnavailable) as error:
+    except (ArchiveUnavailable, ModelUnavailable) as error:
         _log.warning("chunk not drawn", chunk=check.chunk, batch=check.batch, error=type(error).__name__)
         return 0
 
@@ -52,8 +52,7 @@ def answer_rendering(payload: Any, child: Child) -> int:
 def _draw_chunk(check: ClaimCheck, child: Child) -> int:
     pictures = PictureStore(shelf=child.shelf)
     source, items = scored_items(child.engine, check.chunk)
-    drawn_before = pictures.drawn()
-    waiting = [item for item in items if item.input_digest not in drawn_before]
+    waiting = [item for item in items if not pictures.has_thumbnail(item.input_digest)]
     root = child.settings.archive_root(source)
     if root is None:
         raise ArchiveUnavailable("This host does not know where the archive is; see WORKER_ARCHIVE_ROOTS.")

@@ -28,6 +28,16 @@ class Shelf(Protocol):
             Its bytes, or None where it is not there or cannot be read.
         """
 
+    def has(self, relative: str) -> bool:
+        """Say whether a file is there and can be read.
+
+        Args:
+            relative: Which.
+
+        Returns:
+            Whether it is.
+        """
+
     def write(self, relative: str, data: bytes) -> None:
         """Write a file, whole or not at all; readable by this user alone.
 
@@ -81,6 +91,10 @@ class FolderShelf:
         except OSError:
             return None
 
+    def has(self, relative: str) -> bool:
+        """Say whether a file is there, see `Shelf.has`."""
+        return (self.folder / relative).is_file()
+
     def write(self, relative: str, data: bytes) -> None:
         """Write a file, see `Shelf.write`."""
         path = self.folder / relative
@@ -124,8 +138,15 @@ class ObjectShelf:
 
     def read(self, relative: str) -> bytes | None:
         """Read a file, see `Shelf.read`."""
+        return self._read(relative, _MOST_BYTES)
+
+    def has(self, relative: str) -> bool:
+        """Say whether a file is there, see `Shelf.has`."""
+        return self._read(relative, 1) is not None
+
+    def _read(self, relative: str, limit: int) -> bytes | None:
         try:
-            return self.objects.read(relative, _MOST_BYTES)
+            return self.objects.read(relative, limit)
         except OSError:
             return None
 

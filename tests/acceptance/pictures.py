@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,7 @@ class Office:
     def screen(self, archive: Path) -> int:
         """Submit an archive and wait until nothing of it is open."""
         batch = int(json.loads(self("submit", archive))["batch"])
-        while json.loads(self("status", batch, "--json"))["open"]:
-            time.sleep(1)
+        self("status", batch, "--watch")
         return batch
 
 
