@@ -115,11 +115,10 @@ def _answer(classifier: Classifier, path: Path, patient: PatientMetadata) -> dic
         pixels = classifier.decode(read_image_bytes(path.parent, path.name, max_bytes=MAX_IMAGE_BYTES))
     except RejectedImage as rejected:
         return {"rejected": rejected.reason.value}
-    (prediction,) = classifier.classify(pixels[None], [patient])
-    probabilities = dict(zip(CLASSES, prediction.probabilities, strict=True))
-    # Attention is a picture: `lesion-model explain` draws it.
-    told = {name: value for name, value in dataclasses.asdict(prediction).items() if name != "attention"}
-    return {**told, "probabilities": probabilities, "model": classifier.digest}
+    told = dataclasses.asdict(classifier.classify(pixels[None], [patient])[0])
+    # A picture: `lesion-model explain` draws it.
+    del told["attention"]
+    return {**told, "probabilities": dict(zip(CLASSES, told["probabilities"], strict=True)), "model": classifier.digest}
 
 
 @main.command()
