@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, create_engine, inspect, text
 
 from db.errors import SchemaMismatch
+from db.migrations.revision import current_revision, head_revision
+from db.migrations.upgrade import migration_config
 from db.session import check_revision, is_transient, open_ledger, upgrade_schema
 from db.tables import Base
 
@@ -29,6 +32,24 @@ def test_the_migrations_end_in_the_tables_that_the_code_declares(ledger: Engine)
 
         # Then there is no difference
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_revision_is_the_one_that_alembic_sees(ledger: Engine) -> None:
+    # Given the migrations as Alembic follows them, each naming the one before
+    script = ScriptDirectory.from_config(migration_config())
+
+    # If our own reading of file names and of Alembic's table is asked
+    with ledger.connect() as connection:
+        # Then both say the same
+        assert [current_revision(connection)] == [head_revision()] == script.get_heads()
+
+
+def test_what_only_checks_the_schema_does_not_load_alembic() -> None:
+    # Given a process of its own
+    program = "import sys, worker.child; sys.exit('alembic' in sys.modules)"
+
+    # If it imports all that a worker needs; then Alembic is not there
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_migrations_end_in_the_declared_constraints(ledger: Engine, tmp_path: Path) -> None:
