@@ -15,6 +15,7 @@ from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence
 from model.device import memory_in_use
 from model.errors import ArtifactError
 from model.images import decode_image
+from model.keras_alone import import_keras
 from model.labels import CLASSES, MALIGNANT_INDEX
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
 
@@ -199,6 +200,7 @@ class Classifier:
 
 
 def _load_engine(folder: Path, manifest: Manifest, precision: Precision) -> FrozenGraph:
+    import_keras()
     from model.engine import FrozenGraph, computing_in
 
     with computing_in(precision):

@@ -9,6 +9,7 @@ from db.errors import LedgerError
 from db.models import active_model
 from db.session import TRANSIENT_ERRORS, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
+from model.keras_alone import import_keras
 from worker.settings import WorkerSettings
 
 
@@ -19,6 +20,7 @@ def probe() -> dict[str, Any]:
         `tensorflow`, `gpus`, `model` (the digest that was loaded, or None), and `problem`, a sentence or None.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import_keras()
     import tensorflow as tf
 
     from model.classifier import Classifier
