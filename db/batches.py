@@ -324,7 +324,7 @@ def get_batch(engine: Engine, batch_id: int) -> BatchRow:
     with read(engine) as connection:
         row = connection.execute(_batches().where(Batch.id == batch_id)).one_or_none()
     if row is None:
-        raise UnknownBatch(f"There is no batch {batch_id}.")
+        raise UnknownBatch(batch_id)
     return _batch_row(row)
 
 

@@ -219,5 +219,5 @@ def refusal(connection: Connection, batch_id: int, what: str) -> UnknownBatch | 
     """
     state = connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar()
     if state is None:
-        return UnknownBatch(f"There is no batch {batch_id}.")
+        return UnknownBatch(batch_id)
     return WrongBatchState(f"Batch {batch_id} is {state.value} and {what}.")

@@ -59,7 +59,7 @@ def count_items(engine: Engine, batch_id: int) -> Counts:
     with read(engine) as connection:
         row = connection.execute(batch).one_or_none()
         if row is None:
-            raise UnknownBatch(f"There is no batch {batch_id}.")
+            raise UnknownBatch(batch_id)
         last, *counted = connection.execute(chunks).one()
         why = {str(reason): int(n) for reason, n in connection.execute(reasons.group_by(Item.reason))}
     found, still_open, done, referred, rejected, quarantined = (int(count) for count in counted)

@@ -31,7 +31,14 @@ class LeaseLost(LedgerError):
 
 
 class UnknownBatch(LedgerError):
-    """There is no such batch in the ledger."""
+    """There is no such batch in the ledger.
+
+    Args:
+        batch_id: What the caller named.
+    """
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(f"There is no batch {batch_id}; `lesion-screen status` lists those there are.")
 
 
 class UnknownItem(LedgerError):

@@ -153,7 +153,7 @@ def check_batch(engine: Engine, batch_id: int) -> list[Finding]:
     with read(engine) as connection:
         model_digest = connection.execute(select(Batch.model_digest).where(Batch.id == batch_id)).scalar()
         if model_digest is None:
-            raise UnknownBatch(f"There is no batch {batch_id}.")
+            raise UnknownBatch(batch_id)
         broken = [(invariant, invariant(connection, batch_id, model_digest)) for invariant in INVARIANTS]
     return [
         Finding(name=invariant.__name__, count=count, detail=(invariant.__doc__ or "").strip())

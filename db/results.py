@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.batches import get_batch
@@ -217,10 +217,26 @@ def iter_digests(engine: Engine, batch_id: int, page: int = 5000) -> Iterator[tu
     return _digest_pages(engine, batch_id, page)
 
 
+def count_digests(engine: Engine, batch_id: int) -> int:
+    """Count what `iter_digests` streams; reads only.
+
+    Args:
+        engine: The ledger.
+        batch_id: The batch.
+
+    Returns:
+        How many items' bytes were read.
+    """
+    with read(engine) as connection:
+        return connection.scalar(select(func.count()).where(*_digested(batch_id))) or 0
+
+
+def _digested(batch_id: int) -> tuple[ColumnElement[bool], ...]:
+    return Item.batch_id == batch_id, Item.path.is_not(None), Item.image_digest.is_not(None)
+
+
 def _digest_pages(engine: Engine, batch_id: int, page: int) -> Iterator[tuple[str, str]]:
-    rows = select(Item.id, Item.path, Item.image_digest).where(
-        Item.batch_id == batch_id, Item.path.is_not(None), Item.image_digest.is_not(None)
-    )
+    rows = select(Item.id, Item.path, Item.image_digest).where(*_digested(batch_id))
     last = 0
     while True:
         with read(engine) as connection:

@@ -21,7 +21,7 @@ from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
 from producer.manifest import Manifest
 from producer.meter import Meter
-from producer.progress import ProgressBar, await_batch
+from producer.progress import ProgressBar, await_batch, count_outcomes
 from producer.report import print_problems, print_summary, printable, write_problems, write_results
 from producer.settings import ProducerSettings
 from producer.status import Status, batch_status, is_waiting
@@ -247,7 +247,9 @@ def _submit(
             model_digest=model,
             priority=options.priority,
             chunk_items=settings.chunk_items,
-            on_items=meter.show,
+            on_items=lambda count, rejected: meter.show(
+                count, outcomes=count_outcomes({"to screen": count - rejected, "rejected": rejected})
+            ),
             actor=name_actor(),
         )
         _tell(console, manifest, submitted.problems, problems)

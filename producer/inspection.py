@@ -10,7 +10,7 @@ from db.audit import chain_head, has_head, record_action, verify_chain
 from db.batches import get_batch
 from db.control import cancel_batch, pause_batch, retry_batch
 from db.health import check_batch
-from db.results import ReportRow
+from db.results import ReportRow, count_digests
 from db.tables import ItemState
 from producer.drift import read_drift
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
@@ -247,10 +247,8 @@ def _rehash(engine: Engine, place: Place, batch_id: int, console: Console) -> di
     if root is None:
         raise UsageProblem("This machine does not know where the archive is; name it in WORKER_ARCHIVE_ROOTS.")
     counts = dict.fromkeys(_DIFFERENCES, 0)
-    with console.status("Reading files again …") as line:
-        for difference in rehash_files(
-            engine, batch_id, root, lambda number: line.update(f"Reading files again … {number:,}")
-        ):
+    with Meter(console, "Reading files again", "images", count_digests(engine, batch_id)) as meter:
+        for difference in rehash_files(engine, batch_id, root, meter.show):
             counts[difference.kind] += 1
             if sum(counts.values()) <= _SHOWN_FILES:
                 console.print(f"  {difference.kind}: {printable(difference.path)}", highlight=False)

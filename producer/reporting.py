@@ -13,10 +13,11 @@ from producer.evaluation import PAGE, write_evaluation
 from producer.export import NOTICE
 from producer.ledger import Place, open_existing, read_place
 from producer.local import LocalStack
+from producer.meter import Meter
 from producer.rendering import await_drawn, find_undrawn, ring_undrawn
 from producer.report import printable
 from producer.site import ReportOptions, write_report
-from producer.terminal import name_actor, open_console
+from producer.terminal import name_actor, open_console, say_doing
 
 
 def report(batch_id: int, options: ReportOptions, *, draw_all: bool, workers: int | None) -> int:
@@ -38,14 +39,8 @@ def report(batch_id: int, options: ReportOptions, *, draw_all: bool, workers: in
     head = record_action(engine, name_actor(), "export_batch", f"batch {batch_id}", "report")
     if draw_all:
         _draw(engine, place, batch, workers, console)
-    with console.status("Writing the report …") as line:
-        written = write_report(
-            engine,
-            batch_id,
-            place.shelf,
-            options,
-            lambda count: line.update(f"Writing the report … {count:,} lesions"),
-        )
+    with Meter(console, "Writing the report", "lesions") as meter:
+        written = write_report(engine, batch_id, place.shelf, options, meter.show)
     where = printable(str(options.out / "index.html"))
     console.print(f"{written.lesions:,} lesions are ranked in {where}. {NOTICE}", highlight=False, soft_wrap=True)
     if written.unread:
@@ -76,7 +71,7 @@ def report_model(wanted: str, out: Path) -> int:
         raise UsageProblem("No model is active; name one by the first digits of its digest.")
     # Before the first row leaves, as for a batch.
     head = record_action(engine, name_actor(), "export_model", f"model {model.digest}", "report")
-    with console.status("Writing the report …"):
+    with say_doing(console, "Writing the report"):
         mistakes = write_evaluation(engine, model, place.shelf, out)
     where = printable(str(out / PAGE))
     console.print(f"Model {model.digest[:12]} is evaluated in {where}. {NOTICE}", highlight=False, soft_wrap=True)
@@ -91,10 +86,9 @@ def _draw(engine: Engine, place: Place, batch: BatchRow, workers: int | None, co
     if not undrawn.count:
         return
     own = workers if workers is not None else int(place.broker_url is None)
-    total = undrawn.count
     with (
         LocalStack(place.home, workers=own, broker_url=place.broker_url) as stack,
-        console.status(f"Drawing … 0 of {total:,}") as line,
+        Meter(console, "Drawing", "images", undrawn.count) as meter,
     ):
         while (address := stack.address) is None:
             stack.keep_running()
@@ -104,7 +98,7 @@ def _draw(engine: Engine, place: Place, batch: BatchRow, workers: int | None, co
             undrawn,
             place.shelf,
             keep_running=stack.keep_running,
-            on_drawn=lambda count: line.update(f"Drawing … {count:,} of {total:,}"),
+            on_drawn=meter.show,
         )
     if left:
         console.print(

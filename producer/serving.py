@@ -23,7 +23,7 @@ from producer.children import ChildPlan
 from producer.errors import EXIT_DONE, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_prepared, read_place
 from producer.local import LocalStack
-from producer.terminal import open_console
+from producer.terminal import open_console, say_doing
 from worker.errors import WorkerError
 from worker.health import check_feeder, check_flower, check_training, check_worker
 from worker.monitor import MonitorSettings
@@ -97,9 +97,9 @@ def up(*, workers: int) -> int:
     command = [sys.executable, "-m", "producer.cli", "serve", "--workers", str(workers)]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     os.close(file)
-    with console.status("Starting …") as line:
+    with say_doing(console, "Starting") as say:
         for name, check in _checks(place, engine, workers).items():
-            line.update(f"Starting … {name}")
+            say(name)
             _await_health(name, check, server, _FLOWER_UP_SECONDS if name == "flower" else _UP_SECONDS)
     beat = "beat" if place.worker_settings.retrain_cron else "no beat (WORKER_RETRAIN_CRON is not set)"
     console.print(f"Up: {workers} screening, 1 training worker, feeder, Redis, Flower, {beat}.", highlight=False)
@@ -127,7 +127,7 @@ def down() -> int:
         return EXIT_DONE
     os.kill(int((place.home / _LOCK).read_text(encoding="ascii")), signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_SECONDS
-    with console.status("Stopping …"):
+    with say_doing(console, "Stopping"):
         while _is_up(place.home):
             if time.monotonic() > deadline:
                 raise ServiceProblem("The services do not end; see logs/serve.log in the folder LESION_SCREEN_HOME.")

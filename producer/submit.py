@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from sqlalchemy import Engine
 
@@ -71,7 +71,7 @@ def submit_manifest(
     model_digest: str,
     priority: int = 0,
     chunk_items: int = 256,
-    on_items: Callable[[int], None] | None = None,
+    on_items: Callable[[int, int], None] | None = None,
     actor: str = "nobody",
 ) -> Submitted:
     """Write a staged manifest into the ledger. Idempotent; a transaction a chunk.
@@ -83,7 +83,7 @@ def submit_manifest(
         model_digest: The model that the batch is pinned to.
         priority: Higher goes first.
         chunk_items: Items of one chunk.
-        on_items: Told after each chunk how many items are in the ledger.
+        on_items: Told after each chunk how many items are in the ledger, and how many of them have nothing to score.
         actor: Who submits, for the audit trail.
 
     Returns:
@@ -117,7 +117,7 @@ def _load(
     model_digest: str,
     priority: int,
     chunk_items: int,
-    on_items: Callable[[int], None] | None,
+    on_items: Callable[[int, int], None] | None,
     actor: str,
 ) -> tuple[int, bool]:
     chunks = _chunks(manifest.items(), chunk_items)
@@ -129,13 +129,13 @@ def _load(
         )
     source = str(manifest.archive.root)
     batch_id = start_batch(engine, name=name, source=source, model_digest=model_digest, priority=priority)
-    add_chunk(engine, batch_id, first)
-    loaded = len(first)
-    for items in chunks:
+    loaded = rejected = 0
+    for items in chain([first], chunks):
         add_chunk(engine, batch_id, items)
         loaded += len(items)
+        rejected += sum(item.rejected is not None for item in items)
         if on_items is not None:
-            on_items(loaded)
+            on_items(loaded, rejected)
     opened = finish_loading(engine, batch_id, digest, actor)
     return opened.batch_id, opened.existed
 

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +21,25 @@ def open_console(*, quiet: bool = False) -> Console:
     """
     # Not left to FORCE_COLOR and the like: what stands in a log file has to be readable there.
     return Console(stderr=True, quiet=quiet, force_terminal=sys.stderr.isatty())
+
+
+@contextmanager
+def say_doing(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
+    """Say what is being done where nothing can be counted: beside a turning sign on a terminal, else a line at once.
+
+    Args:
+        console: Where to.
+        doing: As in "Starting".
+
+    Yields:
+        What to call with each part, as in "redis".
+    """
+    if not console.is_interactive:
+        console.print(f"{doing} …", highlight=False)
+        yield lambda part: console.print(f"{doing} … {part}", markup=False, highlight=False)
+        return
+    with console.status(f"{doing} …") as line:
+        yield lambda part: line.update(f"{doing} … {part}")
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -135,6 +135,11 @@ def test_a_database_that_is_away_ends_with_3(door: Door, command: str, monkeypat
     assert "secret" not in result.output
 
 
+def test_a_batch_that_is_not_there_is_named_with_the_command_that_lists_them(door: Door) -> None:
+    for command in ("verify", "resume", "pause", "status"):
+        assert "There is no batch 99; `lesion-screen status` lists" in door(command, 99, code=2).stderr
+
+
 def test_submit_on_a_new_home_makes_its_ledger(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "new"))
 
@@ -166,19 +171,28 @@ def test_long_commands_say_how_far_they_are_in_plain_lines(
     monkeypatch.setenv("PRODUCER_CHUNK_ITEMS", "3")
     monkeypatch.setenv("FORCE_COLOR", "1")
 
-    # If an archive is submitted, exported and watched
+    # If an archive, in which a file is missing, is submitted, exported, watched, reported and read again
+    with (door.root / "metadata.csv").open("a") as table:
+        table.write("gone,50\n")
     submitted = door("submit", door.root)
     batch = json.loads(submitted.stdout)["batch"]
     door.screen(batch)
     exported = door("export", batch, "--out", tmp_path / "x.csv")
     watched = door("status", batch, "--watch")
+    reported = door("report", batch, "--out", tmp_path / "report")
+    verified = door("verify", batch, "--rehash")
 
     # Then each says so on standard error, a line a look, and what came of the images
-    assert "Writing the ledger: 6 of 7 images" in submitted.stderr
-    assert "Writing the ledger: 7 of 7 images" in submitted.stderr
-    assert re.search(r"^Writing: 7 of 7 images, .*4 done, 3 rejected$", exported.stderr, re.MULTILINE)
-    assert re.search(r"^7 of 7 images, 4 done, 3 rejected$", watched.stderr, re.MULTILINE)
-    assert "\x1b" not in submitted.stderr + exported.stderr + watched.stderr
+    for said, line in (
+        (submitted, r"Writing the ledger: 3 of 8 images, 3 to screen"),
+        (submitted, r"Writing the ledger: 8 of 8 images, .*7 to screen, 1 rejected"),
+        (exported, r"Writing: 8 of 8 images, .*4 done, 4 rejected"),
+        (watched, r"8 of 8 images, 4 done, 4 rejected"),
+        (reported, r"Writing the report: 4 lesions.*"),
+        (verified, r"Reading files again: 4 of 4 images.*"),
+    ):
+        assert re.search(f"^{line}$", said.stderr, re.MULTILINE), said.stderr
+        assert "\x1b" not in said.stderr
 
 
 def test_a_training_run_that_is_waited_for_says_how_far_it_is(

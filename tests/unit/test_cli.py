@@ -101,7 +101,7 @@ def test_a_misspelt_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("error", "code"),
     [
         (UsageProblem("Said plainly."), 2),
-        (UnknownBatch("Said plainly."), 2),
+        (UnknownBatch(7), 2),
         (ServiceProblem("Said plainly."), 3),
         (BrokerUnavailable("Said plainly."), 3),
         (OSError(28, "No space left on device"), 3),

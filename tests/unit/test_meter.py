@@ -11,7 +11,7 @@ from rich.console import Console
 from producer.meter import LINE_SECONDS, Meter, Pace
 from producer.progress import ProgressBar
 from producer.status import Status
-from producer.terminal import open_console
+from producer.terminal import open_console, say_doing
 
 
 @dataclass(slots=True)
@@ -123,6 +123,23 @@ def test_on_a_terminal_there_is_a_bar_with_all_of_it(monkeypatch: pytest.MonkeyP
     assert "4 of 8 images, 4.0 images/s, 0:00:01 left, 3 done, 1 [b]referred" in seen
     assert "\x1b[?25l" in seen
     assert "\x1b[38;5;" in seen
+
+
+def test_what_cannot_be_counted_is_said_at_once_and_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given work without a count, off a terminal and on one
+    log, terminal = Log(), Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    # If its parts are said
+    for console in (log.console, open_console()):
+        with say_doing(console, "Starting") as say:
+            say("[redis]")
+
+    # Then there is a line for each, and on the terminal a sign that turns
+    assert log.lines == ["Starting …", "Starting … [redis]"]
+    assert "Starting …" in terminal.getvalue()
+    assert "\x1b[?25l" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR"])
