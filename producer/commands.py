@@ -21,7 +21,7 @@ from producer.ledger import Place, open_existing, open_prepared, read_place
 from producer.local import LocalStack, is_stack_running
 from producer.manifest import Manifest
 from producer.meter import Meter
-from producer.progress import ProgressBar, await_batch, count_outcomes
+from producer.progress import NOBODY_LISTENS, STILL_STARTING, ProgressBar, await_batch, count_outcomes
 from producer.report import print_problems, print_summary, printable, write_problems, write_results
 from producer.settings import ProducerSettings
 from producer.status import Status, batch_status, is_waiting
@@ -90,6 +90,7 @@ def _screen(
             on_status=bar.show_status,
             on_progress=stack.note_progress,
             on_trouble=lambda sentence: console.print(f"[yellow]{sentence}[/]", highlight=False),
+            unheard=STILL_STARTING if own else NOBODY_LISTENS,
         )
         if stack.restarts:
             console.print(f"{stack.restarts} process(es) died on the way and were started again.")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from rich.console import Console
 from sqlalchemy import Engine
@@ -19,6 +20,16 @@ AWAY_SECONDS = 2.0
 
 #: Nothing recorded for so long after the start: perhaps nobody listens.
 LISTEN_SECONDS = 30.0
+
+#: What is said then where workers are others' business, and where they were started here.
+NOBODY_LISTENS: Final = (
+    "No worker has recorded anything yet. If none is running, start one with `make worker` where WORKER_BROKER_URL and "
+    "DB_URL are set, or run again with --workers 1."
+)
+STILL_STARTING: Final = (
+    "The workers that were started here have recorded nothing yet: each loads TensorFlow and the model first, which "
+    "takes a minute on a busy machine. If it stays so, see `logs` in the folder LESION_SCREEN_HOME."
+)
 
 
 class ProgressBar(Meter):
@@ -63,6 +74,7 @@ def await_batch(
     on_status: Callable[[Status], None],
     on_progress: Callable[[], None] = lambda: None,
     on_trouble: Callable[[str], None] = lambda _sentence: None,
+    unheard: str = NOBODY_LISTENS,
 ) -> tuple[BatchRow, Status]:
     """Wait until no item is open, or the batch is paused or cancelled. A ledger that is away is waited for.
 
@@ -72,7 +84,8 @@ def await_batch(
         keep_running: Called at every look.
         on_status: Told every status.
         on_progress: Called when items were recorded since the last look.
-        on_trouble: Told what a person should know, in one sentence, each thing once.
+        on_trouble: Told what a person should know, each thing once.
+        unheard: What to tell where nothing was recorded for a while after the start.
 
     Returns:
         The batch and its last status.
@@ -100,8 +113,5 @@ def await_batch(
         ended_before = ended
         if not listened and time.monotonic() - began > LISTEN_SECONDS:
             listened = True
-            on_trouble(
-                "No worker has recorded anything yet. If none is running, start one with `make worker` where "
-                "WORKER_BROKER_URL and DB_URL are set, or run again with --workers 1."
-            )
+            on_trouble(unheard)
         time.sleep(_LOOK_SECONDS)

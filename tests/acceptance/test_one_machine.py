@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ import pytest
 from model.images import encode_image
 from model.labels import CLASSES
 from model.synthetic import draw_lesion
+from tests.stack import LIGHT
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Screen
@@ -72,35 +72,6 @@ def test_an_archive_is_screened_again_for_nothing_and_grown_for_the_new_files_on
     assert screen.sound(grown["batch"])
 
 
-def test_a_folder_without_metadata_is_screened_and_exported_in_every_format(
-    screen: Screen, archive: Path, tmp_path: Path
-) -> None:
-    import pyarrow.parquet as pq
-
-    # Given a bare folder of sound images
-    folder = tmp_path / "bare"
-    folder.mkdir()
-    for path in sorted((archive / "HAM10000_images_part_1").glob("SYNTH_000000*.jpg")):
-        shutil.copy(path, folder)
-
-    report = screen.report("run", folder)
-    assert report["found"] == report["done"] + report["referred"] == 10
-
-    # Then each format holds all of it
-    for kind in ("csv", "parquet", "isic"):
-        screen("export", report["batch"], "--format", kind, "--out", tmp_path / f"out.{kind}")
-    table = rows_of(tmp_path / "out.csv")
-    assert len(table) == 10
-    assert pq.read_table(tmp_path / "out.parquet").num_rows == 10
-    isic = rows_of(tmp_path / "out.isic")
-    assert list(isic[0]) == ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
-    by_image = {row["image_id"]: row for row in table}
-    for row in isic:
-        values = {name: float(row[name.upper()]) for name in CLASSES}
-        assert sum(values.values()) == pytest.approx(1, abs=1e-5)
-        assert max(values, key=lambda name: values[name]) == by_image[row["image"]]["diagnosis"]
-
-
 def stack_of(home: Path) -> list[str]:
     """Command lines of the processes that live on a home; Redis overwrites its environment, not its folder."""
     found = []
@@ -123,7 +94,9 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_running_however_a_screening_ends(screen: Screen, archive: Path, end: signal.Signals) -> None:
-    # Given a screening with its private stack
+    # Given a screening with its private stack; which network scores has no part in how it ends
+    screen.environment.update(WORKER_CLASSIFIER="light_classifier:LightClassifier", PYTHONPATH=str(LIGHT))
+    screen.environment["WORKER_ENGINE"] = "auto"
     process = subprocess.Popen(
         screen.command("run", archive), env=screen.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

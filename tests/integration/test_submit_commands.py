@@ -23,6 +23,7 @@ from db.runs import cancel_run, claim_run, queue_run, report_epoch
 from db.tables import CLASSES
 from producer import inspection, training
 from producer.cli import cli
+from producer.progress import await_batch
 from producer.terminal import open_console
 
 MODEL = "a" * 64
@@ -193,6 +194,31 @@ def test_long_commands_say_how_far_they_are_in_plain_lines(
     ):
         assert re.search(f"^{line}$", said.stderr, re.MULTILINE), said.stderr
         assert "\x1b" not in said.stderr
+
+
+def test_a_batch_of_which_nothing_is_heard_is_spoken_of_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a batch that nobody screens
+    batch = door.submit()
+    monkeypatch.setattr("producer.progress.LISTEN_SECONDS", 0)
+    monkeypatch.setattr("producer.progress._LOOK_SECONDS", 0)
+    looks, said = iter(range(5)), list[str]()
+
+    def look() -> None:
+        next(looks)
+
+    # If it is waited for, and looked at five times
+    with pytest.raises(StopIteration):
+        await_batch(
+            door.engine,
+            batch,
+            keep_running=look,
+            on_status=lambda _status: None,
+            on_trouble=said.append,
+            unheard="Nothing yet.",
+        )
+
+    # Then that is said once
+    assert said == ["Nothing yet."]
 
 
 def test_a_training_run_that_is_waited_for_says_how_far_it_is(
