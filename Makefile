@@ -11,10 +11,11 @@ PACE ?= short
 WORKERS ?= 1
 LOCK ?= requirements.lock
 WHEELHOUSE ?= wheelhouse
+BENCH ?= bench
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 1
 
-.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower benchmark pictures wheelhouse clean
+.PHONY: help install demo test faults lint up down migrate worker worker-training secrets beat flower bench pictures wheelhouse clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,8 +72,8 @@ beat: install ## Strike the hours of WORKER_RETRAIN_CRON.
 flower: install ## Watch workers and tasks (FLOWER_BASIC_AUTH, WORKER_BROKER_URL and DB_URL say how and where).
 	@$(BIN)/python -m worker.monitor
 
-benchmark: install ## Compare with a plain predict loop: make benchmark ARCHIVE=DIR
-	@$(BIN)/python tests/benchmarks/compare_predict_loop.py $(ARCHIVE)
+bench: install ## Race with the usual ways on the same files: make bench IMAGES=DIR BACKBONE=NAME BENCH=bench
+	@PYTHONPATH=$(CURDIR) TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/benchmarks/bench.py $(if $(IMAGES),--images $(IMAGES)) $(if $(BACKBONE),--backbone $(BACKBONE)) --out $(BENCH)
 
 pictures: install ## Draw the README's pictures anew (needs Chromium).
 	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/acceptance/pictures.py docs

@@ -46,11 +46,25 @@ class UnknownItem(LedgerError):
 
 
 class UnknownModel(LedgerError):
-    """There is no such model version in the ledger."""
+    """There is no such model version in the ledger.
+
+    Args:
+        what: What was found instead, as in "There are several model versions whose digest begins with abcdef".
+    """
+
+    def __init__(self, what: str = "There is no model version with this digest") -> None:
+        super().__init__(f"{what}; `lesion-screen models list` lists those there are.")
 
 
 class UnknownRun(LedgerError):
-    """There is no such training run in the ledger."""
+    """There is no such training run in the ledger.
+
+    Args:
+        run_id: What the caller named.
+    """
+
+    def __init__(self, run_id: int) -> None:
+        super().__init__(f"There is no training run {run_id}; `lesion-screen runs list` lists those there are.")
 
 
 class WrongRunState(LedgerError):

@@ -102,7 +102,7 @@ def activate_model(engine: Engine, digest: str, *, actor: str, why: str) -> bool
         take_lock(connection, "models")
         state = connection.execute(select(ModelVersion.state).where(ModelVersion.digest == digest)).scalar()
         if state is None:
-            raise UnknownModel("There is no model version with this digest.")
+            raise UnknownModel
         if state == ModelState.ACTIVE:
             return False
         _set_active(connection, digest, actor, why)
@@ -182,7 +182,7 @@ def roll_back_model(engine: Engine, *, actor: str, why: str) -> ModelRow:
             elif stack[-1:] != [subject]:
                 stack.append(subject)
         if len(stack) < 2:  # noqa: PLR2004 - the active one and the one before
-            raise UnknownModel("No model was active before this one; there is nothing to go back to.")
+            raise UnknownModel("No model was active before this one, so there is nothing to go back to")
         before = stack[-2].removeprefix(_SUBJECT)
         _set_active(connection, before, actor, why, action=_ROLL_BACK)
         row = connection.execute(_models().where(ModelVersion.digest == before)).one()
@@ -203,12 +203,12 @@ def find_model(engine: Engine, wanted: str) -> ModelRow:
         UnknownModel: If none begins so, or several do.
     """
     if not _PREFIX.fullmatch(wanted):
-        raise UnknownModel("A model is named by its digest, or by six digits of it or more.")
+        raise UnknownModel("A model is named by its digest, or by six digits of it or more")
     with read(engine) as connection:
         rows = connection.execute(_models().where(ModelVersion.digest.startswith(wanted))).all()
     if len(rows) != 1:
         what = "There is no model version" if not rows else "There are several model versions"
-        raise UnknownModel(f"{what} whose digest begins with {wanted}.")
+        raise UnknownModel(f"{what} whose digest begins with {wanted}")
     return _model_row(rows[0])
 
 
@@ -217,7 +217,7 @@ def _set_active(connection: Connection, digest: str, actor: str, why: str, actio
     connection.execute(before.values(state=ModelState.RETIRED))
     chosen = update(ModelVersion).where(ModelVersion.digest == digest).values(state=ModelState.ACTIVE)
     if connection.execute(chosen).rowcount == 0:
-        raise UnknownModel("There is no model version with this digest.")
+        raise UnknownModel
     append_entry(connection, actor, action, f"{_SUBJECT}{digest}", why)
 
 
@@ -251,7 +251,7 @@ def get_model(engine: Engine, digest: str) -> ModelRow:
     with read(engine) as connection:
         row = connection.execute(_models().where(ModelVersion.digest == digest)).one_or_none()
     if row is None:
-        raise UnknownModel("There is no model version with this digest.")
+        raise UnknownModel
     return _model_row(row)
 
 

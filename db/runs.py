@@ -319,7 +319,7 @@ def cancel_run(engine: Engine, run_id: int, actor: str) -> bool:
             return True
         state = connection.execute(select(TrainingRun.state).where(TrainingRun.id == run_id)).scalar_one_or_none()
     if state is None:
-        raise UnknownRun(f"There is no training run {run_id}.")
+        raise UnknownRun(run_id)
     if state != RunState.CANCELLED:
         raise WrongRunState(f"Training run {run_id} is {state.value} and cannot be cancelled.")
     return False
@@ -360,7 +360,7 @@ def get_run(engine: Engine, run_id: int) -> RunRow:
     with read(engine) as connection:
         row = connection.execute(_runs().where(TrainingRun.id == run_id)).mappings().one_or_none()
     if row is None:
-        raise UnknownRun(f"There is no training run {run_id}.")
+        raise UnknownRun(run_id)
     return RunRow(**row)
 
 

@@ -94,7 +94,9 @@ def open_ledger(url: str, *, pool_size: int = 5) -> Engine:
 
 def _open_sqlite(url: URL, pool_size: int) -> Engine:
     if not url.database or url.database == ":memory:":
-        raise LedgerError("A SQLite ledger must be a file: several processes share it.")
+        raise LedgerError(
+            "A SQLite ledger must be a file, as several processes share it; set DB_URL to sqlite:////path/ledger.sqlite."
+        )
     path = Path(url.database).expanduser().absolute()
     # Patient data: what is created here is for its owner only; SQLite gives the WAL the same mode.
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

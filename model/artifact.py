@@ -183,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError:
         raise ArtifactError("The model has no readable manifest.json: install it again.") from None
     if len(text) > MAX_MANIFEST_BYTES:
-        raise ArtifactError("The model's manifest.json is too large to be one.")
+        raise ArtifactError("The model's manifest.json is too large to be one: install it again.")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -211,7 +211,7 @@ def read_weights(folder: Path, manifest: Manifest, shapes: Mapping[str, tuple[in
     path = folder / WEIGHTS
     try:
         if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise ArtifactError("The model's weights.h5 is larger than any supported network.")
+            raise ArtifactError("The model's weights.h5 is larger than any supported network: install it again.")
         data = path.read_bytes()
     except OSError:
         raise ArtifactError("The model has no readable weights.h5: install it again.") from None
@@ -220,10 +220,10 @@ def read_weights(folder: Path, manifest: Manifest, shapes: Mapping[str, tuple[in
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             if set(file) != set(shapes):
-                raise ArtifactError("The model's weights.h5 does not hold this network's arrays.")
+                raise ArtifactError("The model's weights.h5 does not hold this network's arrays: install it again.")
             return {name: _read_array(file, name, shape) for name, shape in shapes.items()}
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, zlib.error):
-        raise ArtifactError("The model's weights.h5 cannot be parsed.") from None
+        raise ArtifactError("The model's weights.h5 cannot be parsed: install it again.") from None
 
 
 def _read_array(file: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -231,16 +231,18 @@ def _read_array(file: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
     # Links could lead out of the file, and the shape is compared before memory is taken for it.
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ArtifactError("The model's weights.h5 holds a link.")
+        raise ArtifactError("The model's weights.h5 holds a link: install it again.")
     array = file[name]
     if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external:
-        raise ArtifactError("The model's weights.h5 holds something that is no plain array.")
+        raise ArtifactError("The model's weights.h5 holds something that is no plain array: install it again.")
     if array.shape != shape or array.dtype.kind != "f" or array.dtype.itemsize > np.dtype(np.float32).itemsize:
-        raise ArtifactError("An array of the model's weights.h5 has another shape or type than the network's.")
+        raise ArtifactError(
+            "An array of the model's weights.h5 has another shape or type than the network's: install it again."
+        )
     _check_chunks(array)
     values = np.asarray(array[()], np.float32)
     if not np.isfinite(values).all():
-        raise ArtifactError("The model's weights.h5 holds numbers that are not finite.")
+        raise ArtifactError("The model's weights.h5 holds numbers that are not finite: install it again.")
     return values
 
 
@@ -251,21 +253,21 @@ def _check_chunks(array: Any) -> None:
     packing = array.id.get_create_plist()
     filters = [packing.get_filter(index)[0] for index in range(packing.get_nfilters())]
     if not set(filters) <= {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE}:
-        raise ArtifactError("The model's weights.h5 is packed in a way that is not ours.")
+        raise ArtifactError("The model's weights.h5 is packed in a way that is not ours: install it again.")
     if array.chunks is None:
         return
     if any(chunk > whole for chunk, whole in zip(array.chunks, array.shape, strict=True)):
-        raise ArtifactError("The model's weights.h5 holds a chunk larger than its array.")
+        raise ArtifactError("The model's weights.h5 holds a chunk larger than its array: install it again.")
     most = int(np.prod(array.chunks)) * array.dtype.itemsize
     # Deflate adds less than a hundredth to what it cannot compress.
     limit = most + most // 100 + 64
     for index in range(array.id.get_num_chunks()):
         chunk = array.id.get_chunk_info(index)
         if chunk.size > limit or chunk.filter_mask:
-            raise ArtifactError("The model's weights.h5 holds a chunk of the wrong size.")
+            raise ArtifactError("The model's weights.h5 holds a chunk of the wrong size: install it again.")
         _, packed = array.id.read_direct_chunk(chunk.chunk_offset)
         if h5z.FILTER_DEFLATE in filters and len(zlib.decompressobj().decompress(packed, most + 1)) != most:
-            raise ArtifactError("The model's weights.h5 holds a chunk of the wrong size.")
+            raise ArtifactError("The model's weights.h5 holds a chunk of the wrong size: install it again.")
 
 
 def pack_weights(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -344,7 +346,7 @@ def install_artifact(source: Path, store: Path) -> Path:
         # Whatever else lies in the folder stays there.
         files = {name: (source / name).read_bytes() for name in (WEIGHTS, MANIFEST, CARD) if (source / name).is_file()}
     except OSError:
-        raise ArtifactError("The model's files cannot be read.") from None
+        raise ArtifactError("The model's files cannot be read: install it again.") from None
     if hashlib.sha256(files.get(WEIGHTS, b"")).hexdigest() != manifest.weights_sha256:
         raise ArtifactError("The model's weights.h5 is not the file its manifest names: install it again.")
     if target.is_dir():

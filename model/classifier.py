@@ -245,7 +245,9 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, Feature
     try:
         config = NetworkConfig.model_validate(manifest.network.model_dump())
     except ValidationError:
-        raise ArtifactError("The model's manifest.json describes a network that this program cannot build.") from None
+        raise ArtifactError(
+            "The model's manifest.json describes a network that this program cannot build: upgrade it."
+        ) from None
     network = build_network(config)
     width = int(network.output["features"].shape[-1])
     variables = network_arrays(network)
@@ -260,7 +262,7 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, Feature
         residual=arrays["space.residual"],
     )
     if space.residual <= 0:
-        raise ArtifactError("The model's weights.h5 measures distances in no unit.")
+        raise ArtifactError("The model's weights.h5 measures distances in no unit: install it again.")
     return network, space
 
 

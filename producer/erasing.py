@@ -44,7 +44,9 @@ def forget(patient_ref: str, *, sure: bool) -> int:
     if patient_ref == "-":
         patient_ref = sys.stdin.readline().rstrip("\r\n")
     if not patient_ref:
-        raise UsageProblem("No patient was named; nothing was erased.")
+        raise UsageProblem(
+            "No patient was named, and nothing was erased; give PATIENT_REF, or a line on standard input."
+        )
     _confirm("Erase everything the ledger holds of this patient? There is no way back.", sure=sure)
     erased = forget_patient(engine, patient_ref, name_actor(), remove_file=place.shelf.delete)
     sweep_pictures(engine, place.shelf)

@@ -50,7 +50,7 @@ def train(request: Mapping[str, Any], *, parent: str | None, wait: bool, as_json
     digest = None if parent is None else find_model(engine, parent).digest
     asked = _read_request({**request, "parent": digest})
     if asked.data is not None and place.broker_url is None and not Path(asked.data).is_dir():
-        raise UsageProblem("The data folder is not there.")
+        raise UsageProblem("The data folder is not there; check the path given with --data.")
     run_id = queue_run(engine, asked.model_dump(mode="json"), name_actor())
     console.print(f"Training run {run_id} is queued.", highlight=False)
     if place.broker_url is not None:

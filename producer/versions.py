@@ -184,7 +184,9 @@ def _side(engine: Engine, wanted: str) -> ModelSide:
     model = find_model(engine, wanted)
     threshold = (model.metrics.get("operating_point") or {}).get("threshold")
     if threshold is None:
-        raise UsageProblem(f"Model {model.digest[:_SHORT]} was registered without an operating point.")
+        raise UsageProblem(
+            f"Model {model.digest[:_SHORT]} was registered without an operating point; compare with another one."
+        )
     return ModelSide(digest=model.digest, threshold=threshold)
 
 
