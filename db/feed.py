@@ -1,6 +1,7 @@
 """What the feeder asks of the ledger: which chunks to ring next, and whether it is its turn."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Engine, and_, case, delete, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -9,7 +10,8 @@ from db.clock import clock
 from db.session import read, write
 from db.tables import Batch, BatchState, Chunk, ChunkState, Lease
 
-_FEEDER = "feeder"
+#: The lease that the feeder holds which acts.
+FEEDER: Final = "feeder"
 
 #: An expired chunk has waited for a whole lease; should its ring be lost with Redis, it must not wait that long again.
 _EXPIRED_QUIET = 1 / 3
@@ -114,12 +116,12 @@ def take_feeder_lease(engine: Engine, *, holder: str, lease_seconds: float) -> b
         Whether the caller may feed.
     """
     until = clock() + lease_seconds
-    mine = update(Lease).where(Lease.name == _FEEDER, or_(Lease.holder == holder, Lease.lease_until < clock()))
+    mine = update(Lease).where(Lease.name == FEEDER, or_(Lease.holder == holder, Lease.lease_until < clock()))
     with write(engine) as connection:
         if connection.execute(mine.values(holder=holder, lease_until=until)).rowcount:
             return True
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        first = dialect.insert(Lease).values(name=_FEEDER, holder=holder, lease_until=until)
+        first = dialect.insert(Lease).values(name=FEEDER, holder=holder, lease_until=until)
         return connection.execute(first.on_conflict_do_nothing().returning(Lease.name)).first() is not None
 
 
@@ -131,4 +133,4 @@ def drop_feeder_lease(engine: Engine, *, holder: str) -> None:
         holder: Who gives it back.
     """
     with write(engine) as connection:
-        connection.execute(delete(Lease).where(Lease.name == _FEEDER, Lease.holder == holder))
+        connection.execute(delete(Lease).where(Lease.name == FEEDER, Lease.holder == holder))

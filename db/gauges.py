@@ -7,8 +7,9 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Engine, func, select
 
 from db.clock import clock
+from db.liveness import count_running_workers, has_feeder
 from db.session import read
-from db.tables import Batch, BatchState, Chunk, ChunkState, ItemState, Lease, ModelState, ModelVersion, TrainingRun
+from db.tables import Batch, BatchState, Chunk, ChunkState, ItemState, ModelState, ModelVersion, TrainingRun
 
 #: Rates and latencies are those of the last so many seconds.
 WINDOW_SECONDS: Final = 300
@@ -68,10 +69,8 @@ def read_gauges(engine: Engine) -> Gauges:
             expired=_count(connection, Chunk.state == ChunkState.RUNNING, Chunk.lease_until <= clock()),
             images_per_second=_rate(connection),
             latencies=_latencies(connection),
-            working=connection.execute(
-                select(func.count(Chunk.worker.distinct())).where(Chunk.lease_until > clock())
-            ).scalar_one(),
-            feeding=_count(connection, Lease.name == "feeder", Lease.lease_until > clock()) > 0,
+            working=count_running_workers(connection),
+            feeding=has_feeder(connection),
             model=connection.execute(
                 select(ModelVersion.digest).where(ModelVersion.state == ModelState.ACTIVE)
             ).scalar_one_or_none(),

@@ -7,12 +7,12 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from db.chunks import Claim, claim_chunk, extend_lease, release_chunk
+from db.liveness import is_genuine
 from db.session import TRANSIENT_ERRORS, is_transient
 from worker.child import Child
 from worker.contract import CONTRACT_VERSION, ClaimCheck, RunCheck
 from worker.errors import ModelUnavailable
 from worker.heartbeat import Heartbeat
-from worker.lookups import is_genuine
 from worker.patience import insist
 from worker.pictures import PictureStore
 from worker.screening import Ending, Report, screen_chunk
@@ -112,7 +112,7 @@ def chunk_heartbeat(engine: Engine, claim: Claim, settings: WorkerSettings) -> H
 def _claim(check: ClaimCheck, child: Child) -> Claim | None:
     if child.stopping():
         return None
-    if not is_genuine(child.engine, check):
+    if not is_genuine(child.engine, chunk=check.chunk, batch=check.batch, model=check.model):
         _log.warning("message refused", reason="unknown_ids")
         return None
     return claim_chunk(child.engine, check.chunk, worker=child.name, lease_seconds=child.settings.lease_seconds)

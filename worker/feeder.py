@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from db.chunks import drop_feeder_lease, take_feeder_lease
 from db.errors import LedgerError
+from db.liveness import running_workers
 from db.runs import due_runs
 from db.session import TRANSIENT_ERRORS, check_revision, is_transient, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
@@ -24,7 +25,6 @@ from worker.doorbell import Doorbell
 from worker.drift import measure_finished
 from worker.errors import BrokerUnavailable
 from worker.logs import set_up_logs
-from worker.lookups import running_workers
 from worker.patience import pause
 from worker.settings import WorkerSettings
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Final
 
 from redis import Redis
@@ -19,11 +20,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
 from db.errors import LedgerError
+from db.liveness import feeder_is_alive, lease_is_alive, run_is_alive, work_waits
 from db.models import active_model
 from db.session import TRANSIENT_ERRORS, check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 from worker.errors import WorkerError
-from worker.lookups import feeder_is_alive, lease_is_alive, run_is_alive, work_waits
 from worker.monitor import MonitorSettings
 from worker.settings import WorkerSettings
 from worker.vitals import Vitals, read_vitals
@@ -61,7 +62,8 @@ def check_worker(engine: Engine, settings: WorkerSettings, node: str) -> str:
         if age > settings.lease_seconds and not lease_is_alive(engine, f"{node}/{vitals.pid}"):
             raise Unhealthy("The worker does not get on with its chunk, whose lease has run out: see its log.")
         return f"works on a chunk, on the {vitals.device or 'cpu'}"
-    if age > _DEAF_SECONDS and work_waits(engine, settings, _DEAF_SECONDS):
+    may_begin = settings.is_in_window(datetime.now(UTC))
+    if age > _DEAF_SECONDS and may_begin and work_waits(engine, _DEAF_SECONDS):
         raise Unhealthy("Work waits and none has reached this worker for minutes: look at the feeder and at Redis.")
     return "idle"
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from db.liveness import is_genuine
 from db.pictures import ScoredItem, inputs_with_result, scored_items
 from model.errors import ArchiveUnavailable, RejectedImage
 from model.images import ObjectRoot, glance_size, read_image_bytes
@@ -15,7 +16,6 @@ from worker.answering import read_payload
 from worker.child import Child
 from worker.contract import ClaimCheck
 from worker.errors import ModelUnavailable
-from worker.lookups import is_genuine
 from worker.patience import insist
 from worker.pictures import PictureStore
 from worker.screening import Scorer
@@ -39,7 +39,11 @@ def answer_rendering(payload: Any, child: Child) -> int:
     check = read_payload(payload, ClaimCheck)
     if check is None:
         return 0
-    if not insist(lambda: is_genuine(child.engine, check), seconds=child.settings.stall_seconds, until=child.stopping):
+    if not insist(
+        lambda: is_genuine(child.engine, chunk=check.chunk, batch=check.batch, model=check.model),
+        seconds=child.settings.stall_seconds,
+        until=child.stopping,
+    ):
         _log.warning("message refused", reason="unknown_ids")
         return 0
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,6 +15,49 @@ if TYPE_CHECKING:
 #: Okabe & Ito 2008, told apart with any colour vision.
 OURS, OTHERS, BOUND = "#0072B2", "#999999", "#E69F00"
 _DPI: Final = 110
+#: Rates of `measure_ledger.measure` and what they are rates of.
+_STEPS: Final = {
+    "loaded_a_second": "load",
+    "rung_a_second": "ring",
+    "recorded_a_second": "claim and record",
+    "exported_a_second": "export",
+}
+_STEP_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+
+
+def draw_growth(file: Path, found: Sequence[Mapping[str, Any]]) -> None:
+    """Draw seconds of each step, and memory, against the archive's size, a panel for each database; dots say measured.
+
+    Args:
+        file: PNG to write.
+        found: What `measure_ledger.measure` returned, one for each database and size.
+    """
+    databases = list(dict.fromkeys(one["database"] for one in found))
+    figure = Figure(figsize=(10, 4.2), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(databases) + 1, squeeze=False)[0]
+    for axes, database in zip(panels, databases, strict=False):
+        rows = [one for one in found if one["database"] == database]
+        sizes = [one["items"] for one in rows]
+        for (step, label), colour in zip(_STEPS.items(), _STEP_COLOURS, strict=True):
+            axes.loglog(sizes, [one["items"] / one[step] for one in rows], "o-", color=colour, label=label)
+        axes.set_title(database, fontsize=10)
+        axes.set_xlabel("images")
+        axes.set_ylabel("seconds")
+        axes.legend(fontsize=8)
+    for database, style in zip(databases, ("o-", "s--"), strict=False):
+        rows = [one for one in found if one["database"] == database]
+        panels[-1].semilogx(
+            [one["items"] for one in rows], [one["peak_memory_mb"] for one in rows], style, label=database
+        )
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].set_title("memory of the process", fontsize=10)
+    panels[-1].set_xlabel("images")
+    panels[-1].set_ylabel("MB")
+    panels[-1].legend(fontsize=8)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file)
 
 
 def draw_bars(file: Path, title: str, races: Mapping[str, Mapping[str, Sequence[float]]]) -> None:

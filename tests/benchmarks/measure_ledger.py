@@ -1,9 +1,10 @@
-"""Measures what queue and ledger can take, with a model that takes no time: loading, ringing, claiming and recording.
+"""Measures what queue and ledger can take, with a model that takes no time: load, ring, claim and record, export.
 
-Usage: measure_ledger.py [--items 100000] [--processes 4] [--chunk-items 256]
+Usage: measure_ledger.py [--items 1000 10000 100000] [--processes 4] [--chunk-items 256] [--plot FILE.png]
 
 Starts a PostgreSQL and a Redis of its own; SQLite goes first. Everything shares this machine's cores, so a server on a
-machine of its own takes more. Prints one JSON line a database, images a second.
+machine of its own takes more. Prints one JSON line a database and size, images a second; the plot shows how time and
+memory grow with the archive.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import resource
 import sys
 import tempfile
@@ -26,7 +28,9 @@ from db.feed import ring_chunks
 from db.health import check_batch
 from db.results import ResultRow
 from db.session import open_ledger, upgrade_schema
+from producer.export import export_csv
 from tests.archive import MODEL
+from tests.benchmarks.drawing import draw_growth
 from tests.servers import PostgresServer, RedisServer
 from worker.contract import CONTRACT_VERSION, ClaimCheck
 from worker.doorbell import Doorbell
@@ -122,6 +126,10 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
         shares = [chunks[one :: given.processes] for one in range(given.processes)]
         images = sum(pool.map(work, [url] * len(shares), shares, [f"w{one}" for one in range(len(shares))]))
     recorded = images / (time.perf_counter() - begun)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        export_csv(engine, batch, Path(folder) / "results.csv", lambda _row: None)
+    exported = images / (time.perf_counter() - begun)
     findings = check_batch(engine, batch)
     assert images == given.items
     assert not findings, findings
@@ -132,6 +140,7 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
         "loaded_a_second": round(loaded),
         "rung_a_second": round(rung),
         "recorded_a_second": round(recorded),
+        "exported_a_second": round(exported),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     engine.dispose()
@@ -154,18 +163,30 @@ def ledgers() -> Iterator[str]:
 def main() -> None:
     """Measure both databases on one Redis."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--items", type=int, nargs="+", default=[100_000])
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--chunk-items", type=int, default=256)
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
+    found = []
     broker = RedisServer.prepare()
     try:
         broker.start()
-        for url in ledgers():
-            sys.stdout.write(json.dumps(measure(url, broker.url, given)) + "\n")
-            sys.stdout.flush()
+        for items in given.items:
+            for url in ledgers():
+                found.append(_measure_alone(url, broker.url, argparse.Namespace(**{**vars(given), "items": items})))
+                sys.stdout.write(json.dumps(found[-1]) + "\n")
+                sys.stdout.flush()
     finally:
         broker.remove()
+    if given.plot is not None:
+        draw_growth(given.plot, found)
+
+
+def _measure_alone(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, Any]:
+    # In a process of its own, whose peak of memory is that of this size alone.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, url, broker_url, given).result()
 
 
 if __name__ == "__main__":
