@@ -63,7 +63,7 @@ class Ours:
     share = 1.0
 
     def __init__(self, model: Path, home: Path, engine: Literal["auto", "tensorflow"], warm_up: Path) -> None:
-        self.name = f"lesion-screen ({engine})"
+        self.name = "lesion-screen" if engine == "auto" else "lesion-screen, TensorFlow alone"
         self._model, self._home, self._warm_up = model, home, warm_up
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("DB_", "WORKER_"))}
         self._stack = LocalStack(home, workers=1, environment={**environment, "WORKER_ENGINE": engine})

@@ -50,7 +50,7 @@ def draw_growth(file: Path, found: Sequence[Mapping[str, Any]]) -> None:
         panels[-1].semilogx(
             [one["items"] for one in rows], [one["peak_memory_mb"] for one in rows], style, label=database
         )
-    panels[-1].set_ylim(bottom=0)
+    panels[-1].set_ylim(0, 1.3 * max(one["peak_memory_mb"] for one in found))
     panels[-1].set_title("memory of the process", fontsize=10)
     panels[-1].set_xlabel("images")
     panels[-1].set_ylabel("MB")
@@ -61,23 +61,32 @@ def draw_growth(file: Path, found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_bars(file: Path, title: str, races: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Draw the median rate of each way, with the least and the most, a panel for each kind of files."""
+    """Draw the median rate of each way, with the least and the most, a panel for each kind of files.
+
+    Args:
+        file: PNG to write.
+        title: Above both panels.
+        races: Kind of files to way to images a second in each round; "bound of WAY" is a mark on its bar.
+    """
     figure = Figure(figsize=(10, 4.2), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (kind, rates) in zip(figure.subplots(1, len(races), squeeze=False)[0], races.items(), strict=True):
-        ways = sorted(
-            (name for name in rates if not name.startswith("bound")), key=lambda name: statistics.median(rates[name])
-        )
+        middles = {name: statistics.median(found) for name, found in rates.items() if not name.startswith("bound")}
+        ways = sorted(middles, key=middles.__getitem__)
         for row, name in enumerate(ways):
-            middle, bound = statistics.median(rates[name]), rates.get(f"bound of {name}")
+            middle, bound = middles[name], rates.get(f"bound of {name}")
             spread = [[middle - min(rates[name])], [max(rates[name]) - middle]]
             axes.barh(row, middle, 0.6, color=OTHERS if bound is None else OURS, xerr=spread, capsize=3)
-            axes.annotate(f"{middle:,.1f}", (0, row), (4, 0), textcoords="offset points", va="center", color="white")
+            end = max(rates[name])
             if bound is not None:
-                axes.plot([statistics.median(bound)] * 2, [row - 0.38, row + 0.38], color=BOUND, linewidth=3)
+                limit = statistics.median(bound)
+                axes.plot([limit, limit], [row - 0.38, row + 0.38], color=BOUND, linewidth=3)
+                end = max(end, limit)
+            axes.annotate(f"{middle:,.1f}", (end, row), (6, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(ways)), ways)
-        axes.set_xlabel("images a second; the orange mark is what decoding\nand network alone allow")
         axes.set_title(kind, fontsize=10)
+        axes.margins(x=0.16)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
+    figure.supxlabel("images a second; an orange mark is what decoding and network alone allow", fontsize=10)
     figure.savefig(file)
