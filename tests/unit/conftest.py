@@ -11,9 +11,20 @@ from model.package import package_model
 from tests.random_model import draw_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from model.build import BuiltModel
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Run TensorFlow's functions as plain Python: to trace a training step takes far longer than a few of them."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)  # noqa: FBT003 - TensorFlow's own signature
+    yield
+    tf.config.run_functions_eagerly(False)  # noqa: FBT003 - as above
 
 
 @pytest.fixture(scope="session")

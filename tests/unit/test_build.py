@@ -47,6 +47,7 @@ def workshop(images: Path, run: Path, seen: Seen, training: TrainingConfig = TRA
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_folds_are_judged_by_networks_that_did_not_see_their_lesions_and_not_twice(
     images: Path, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_stages_that_say_nothing_are_a_usage_error(images: Path, tmp_path: Path)
     assert "4x128,8x224" in answer.stderr
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_every_recipe_trains_a_step(images: Path, tmp_path: Path) -> None:
     for name in RECIPES:
         config = configure(name, backbone="MobileNet", input_size=64, stages=[(1, 32)])
