@@ -34,7 +34,7 @@ demo: install ## Screen a synthetic archive, broken files among it.
 	@$(BIN)/lesion-model synthesize demo/archive
 	@LESION_SCREEN_HOME=$(CURDIR)/demo/home $(BIN)/python tests/acceptance/demo.py demo/archive demo/results
 
-# One process more than cores, as the one that kills things waits more than it computes; with a thread a core in each of
+# One process more than cores, as tests that kill things wait more than they compute; with a thread a core in each of
 # them, TensorFlow's would wait for one another.
 test: install lint ## Run every check and test.
 	@TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadgroup

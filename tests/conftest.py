@@ -20,15 +20,6 @@ from tests.servers import PostgresServer, RedisServer
 from tests.stack import SHORT_TIMES, Stack
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep files together where tests are spread over processes, and all that kills and waits in one of them."""
-    for item in items:
-        if item.get_closest_marker("slow") is None:
-            file = item.path.relative_to(item.config.rootpath)
-            item.add_marker(pytest.mark.xdist_group("faults" if "faults" in file.parts else str(file)))
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """Run one PostgreSQL for the session, on a unix socket only; nobody kills this one."""

@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+#: The tour is made once: both tests in one process.
+pytestmark = pytest.mark.xdist_group("tour")
+
 #: Ends with 1, as the archive has files that cannot be read.
 SOME_REJECTED = "lesion-screen run tour/archive"
 

@@ -60,6 +60,20 @@ def test_a_worker_that_may_choose_scores_with_it_and_its_results_say_so(
         assert one.diagnosis == other.diagnosis
 
 
+def test_the_two_are_timed_on_a_whole_batch(
+    frozen: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given samples of fewer images than a batch, which LiteRT alone would fill up
+    timed: list[Sample] = []
+    monkeypatch.setattr(litert, "is_faster", lambda _one, _other, sample: timed.append(sample))
+    assert len(samples[0][0]) < frozen.batch_size
+
+    prefer_litert(frozen, samples)
+
+    (sample,) = timed
+    assert [len(part) for part in sample] == [frozen.batch_size] * 2
+
+
 @pytest.mark.parametrize("reason", ["slower", "other answers", "not installed", "unknown operation", "gpu", "float16"])
 def test_otherwise_tensorflow_computes(
     frozen: Any, samples: list[Sample], reason: str, monkeypatch: pytest.MonkeyPatch
