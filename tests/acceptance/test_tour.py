@@ -11,12 +11,8 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-#: The tour is made once: both tests in one process.
-pytestmark = pytest.mark.xdist_group("tour")
-
 #: Ends with 1, as the archive has files that cannot be read.
 SOME_REJECTED = "lesion-screen run tour/archive"
 
@@ -28,41 +24,33 @@ def tour() -> list[str]:
     return block[1].splitlines()
 
 
-@pytest.fixture(scope="module")
-def toured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder after the tour, each line's exit code and output in it."""
-    folder = tmp_path_factory.mktemp("toured")
-    (folder / ".venv").symlink_to(sys.prefix)
+def test_each_line_ends_as_it_says_and_leaves_what_it_promises(tmp_path: Path) -> None:
+    # Given a folder with the environment in it
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     script = "".join(f"{line}\necho $? >> codes\n" for line in tour())
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "WORKER_ENGINE": "tensorflow"}
-    with (folder / "said").open("w") as said:
+
+    # If the lines are typed one after the other
+    with (tmp_path / "said").open("w") as file:
         subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, stdout=said, stderr=said, check=True, timeout=500
+            ["bash", "-c", script], cwd=tmp_path, env=environment, stdout=file, stderr=file, check=True, timeout=500
         )
-    return folder
 
-
-def test_each_line_ends_as_it_says(toured: Path) -> None:
-    codes = (toured / "codes").read_text().split()
-    said = (toured / "said").read_text()
-
+    # Then each ends with the code that it names
+    said = (tmp_path / "said").read_text()
     assert len(tour()) > 10
+    codes = (tmp_path / "codes").read_text().split()
     assert codes == ["1" if line.startswith(SOME_REJECTED) else "0" for line in tour()], said
     assert "Traceback" not in said
     assert "Nothing to do" in said
-
-
-def test_what_it_promises_is_there(toured: Path) -> None:
-    # Given what the synthetic archive holds, and what became of it
-    made = toured / "tour"
+    # And the counts, the table, its other form and the pages say the same as the archive
+    made = tmp_path / "tour"
     expected = json.loads((made / "archive" / "expected.json").read_text(encoding="utf-8"))
     summary = json.loads((made / "results" / "summary.json").read_text(encoding="utf-8"))
-    with (made / "results" / "results.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-
-    # Then the counts, the table, its other form and the pages say the same
+    with (made / "results" / "results.csv").open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
     assert {name: summary[name] for name in expected} == expected
     assert len(rows) == pq.read_table(made / "results" / "results.parquet").num_rows == expected["found"]
-    assert f"\n{expected['rejected']} images were not assessed" in (toured / "said").read_text()
+    assert f"\n{expected['rejected']} images were not assessed" in said
     assert "<title>Batch 1" in (made / "report" / "index.html").read_text(encoding="utf-8")
     assert "<title>Evaluation" in (made / "report" / "evaluation.html").read_text(encoding="utf-8")
