@@ -40,6 +40,11 @@ _LOOK_SECONDS: Final = 0.02
 Probabilities = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
 
 
+def own_environment() -> dict[str, str]:
+    """Return the environment without what would lead to somebody's ledger or Redis."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("DB_", "WORKER_"))}
+
+
 class Contender(Protocol):
     """One way from files to probabilities."""
 
@@ -65,8 +70,7 @@ class Ours:
     def __init__(self, model: Path, home: Path, engine: Literal["auto", "tensorflow"], warm_up: Path) -> None:
         self.name = "lesion-screen" if engine == "auto" else "lesion-screen, TensorFlow alone"
         self._model, self._home, self._warm_up = model, home, warm_up
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("DB_", "WORKER_"))}
-        self._stack = LocalStack(home, workers=1, environment={**environment, "WORKER_ENGINE": engine})
+        self._stack = LocalStack(home, workers=1, environment={**own_environment(), "WORKER_ENGINE": engine})
         #: What the worker chose, as it stands beside each result.
         self.engine_name = ""
 
