@@ -374,6 +374,12 @@ def resize_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
 
 
+def decode_layer(data: bytes) -> NDArray[np.uint8]:
+    """Decode a picture of ours as `(height, width, 4)` uint8 RGB with opacity; RejectedImage where it is none."""
+    image = _open_checked(data)
+    return np.asarray(_guard(lambda: image.convert("RGBA"), RejectReason.TRUNCATED), np.uint8)
+
+
 def resize_image(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize `(h, w, 3)` uint8 RGB bilinearly to (width, height)."""
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), np.uint8)

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.images import encode_image, resize_image, resize_map
+from model.images import decode_image, decode_layer, encode_image, measure_image, resize_image, resize_map
 
 #: Longest side of an overlay in pixels. The network's own map is 5 or 7 wide, and a browser spreads this smoothly.
 OVERLAY_PIXELS: Final = 24
@@ -58,6 +58,28 @@ def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> bytes:
     """
     shares = spread_map(heat, fit_size(size, OVERLAY_PIXELS))
     return encode_image(_COLOURS[np.rint(shares * 255).astype(np.uint8)], "PNG")
+
+
+def blend_overlay(thumbnail: bytes, overlay: bytes) -> NDArray[np.uint8]:
+    """Lay an overlay over its thumbnail, smoothly, as a browser does.
+
+    Args:
+        thumbnail: As `draw_thumbnail` made it.
+        overlay: As `draw_overlay` made it.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB, as large as the thumbnail.
+
+    Raises:
+        RejectedImage: If one of them is broken.
+    """
+    size, layer = measure_image(thumbnail), decode_layer(overlay).astype(np.float32)
+    ground = decode_image(thumbnail, size)
+    opacity = layer[..., 3:] / 255
+    # Weighted before it is spread: what is clear has no colour to spread into its neighbours.
+    weighted = np.concatenate([layer[..., :3] * opacity, opacity], axis=2)
+    spread = np.stack([resize_map(weighted[..., channel], size) for channel in range(4)], axis=2)
+    return np.clip(np.rint(ground * (1 - spread[..., 3:]) + spread[..., :3]), 0, 255).astype(np.uint8)
 
 
 def fit_size(size: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 WorkerError
 ├── BrokerUnavailable    Redis does not answer or is full: transient, the feeder rings later
 ├── ShelfUnavailable     object storage does not list what was drawn: transient
+├── PacsUnavailable      a PACS does not answer, or is in trouble: transient
+├── PacsRefuses          a PACS does not let us store: an operator must look
 ├── ModelUnavailable     a model is not in the artifact store or was refused: an operator must look
 └── TaskFailed           a bug, named by its type alone: the lease runs out and it is tried again
 """
@@ -20,6 +22,14 @@ class BrokerUnavailable(WorkerError):
 
 class ShelfUnavailable(WorkerError):
     """The artifact store on object storage does not answer, or refuses the credentials."""
+
+
+class PacsUnavailable(WorkerError):
+    """The PACS does not answer, or is in trouble; its address is never in the text."""
+
+
+class PacsRefuses(WorkerError):
+    """The PACS does not let us store anything."""
 
 
 class ModelUnavailable(WorkerError):
