@@ -11,7 +11,12 @@ from pydantic_settings import SettingsConfigDict
 
 from db.errors import SettingsError
 from db.settings import StrictSettings
+from worker.dicomweb import DicomWebPlace, PacsAddress, is_pacs
 from worker.objects import ObjectFolder, is_address, read_address
+from worker.wado import Access
+
+#: The part of a worker's stall time that one read from a PACS may take with all its tries.
+_PATIENT = 0.75
 
 
 class WorkerSettings(StrictSettings):
@@ -51,10 +56,24 @@ class WorkerSettings(StrictSettings):
     #: Outcomes are committed this often, so that a crash costs no more work than that.
     record_seconds: float = Field(default=3, gt=0)
     max_image_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
-    #: Where this host has an archive's root: root as submitted to local folder or `s3://bucket/prefix`.
+    #: Where this host has an archive's root: root as submitted to local folder, `s3://bucket/prefix` or
+    #: `dicomweb://host/path`.
     archive_roots: dict[str, str] = Field(default_factory=dict)
     #: Address of the S3 server, such as https://objects.hospital.example:9000; Amazon's where it is not given.
     s3_endpoint: str | None = None
+    #: The PACS that the credentials below are for, as https://pacs.hospital.example:8443. A dicomweb:// address is
+    #: always asked with TLS, unless it leads to this very server and this begins with http://.
+    dicomweb_server: str | None = None
+    #: For Basic authentication, with the password; or a token, for Bearer. No other server is told them.
+    dicomweb_user: str | None = Field(default=None, pattern=r"^[^:\x00-\x1f]+$")
+    dicomweb_password: SecretStr | None = None
+    dicomweb_token: SecretStr | None = None
+    #: A file with the authorities that are believed instead of the system's. Certificates are always checked.
+    dicomweb_ca: Path | None = None
+    #: A request to a PACS has failed after so many seconds without a byte.
+    dicomweb_seconds: float = Field(default=30, gt=0)
+    #: Connections that one process keeps to a PACS.
+    dicomweb_connections: int = Field(default=4, ge=1, le=64)
     #: A training run whose worker is not heard of for so long is another worker's. A step of training is far shorter.
     run_lease_seconds: float = Field(default=120, gt=0)
     #: Without a step of training for so long a worker lets its run go; the first step of a large network takes minutes.
@@ -103,7 +122,7 @@ class WorkerSettings(StrictSettings):
             raise ValueError("no such time zone; give an IANA name such as Europe/Vienna") from None
         return name
 
-    @field_validator("s3_endpoint")
+    @field_validator("s3_endpoint", "dicomweb_server")
     @classmethod
     def know_endpoint(cls, endpoint: str | None) -> str | None:
         """Refuse what is no bare address of a server.
@@ -120,13 +139,13 @@ class WorkerSettings(StrictSettings):
         found = urlsplit(endpoint or "")
         sound = found.scheme in {"http", "https"} and found.hostname and "@" not in found.netloc
         if endpoint and (not sound or found.path.strip("/") or found.query or found.fragment):
-            raise ValueError("give http(s)://host:port alone; credentials go into the environment or a file of boto's")
+            raise ValueError("give http(s)://host:port alone; credentials have settings or files of their own")
         return endpoint.rstrip("/") if endpoint else None
 
     @field_validator("archive_roots")
     @classmethod
     def know_places(cls, roots: dict[str, str]) -> dict[str, str]:
-        """Refuse a place on object storage that is written wrongly.
+        """Refuse a place on object storage, or a PACS, that is written wrongly.
 
         Args:
             roots: What it is set to.
@@ -140,6 +159,8 @@ class WorkerSettings(StrictSettings):
         try:
             for place in filter(is_address, roots.values()):
                 read_address(place)
+            for place in filter(is_pacs, roots.values()):
+                PacsAddress.read(place)
         except SettingsError as error:
             raise ValueError(str(error)) from None
         return roots
@@ -178,6 +199,23 @@ class WorkerSettings(StrictSettings):
             raise ValueError("WORKER_BROKER_URL must not switch the check of Redis's certificate off")
         return self
 
+    @model_validator(mode="after")
+    def know_whose_credentials(self) -> Self:
+        """Refuse credentials that are not whole, or for nobody in particular.
+
+        Returns:
+            The settings, unchanged.
+
+        Raises:
+            ValueError: Unless a user comes with a password and without a token, and either with a server.
+        """
+        user, token = self.dicomweb_user is not None, self.dicomweb_token is not None
+        if user != (self.dicomweb_password is not None) or (user and token):
+            raise ValueError("give WORKER_DICOMWEB_USER and WORKER_DICOMWEB_PASSWORD, or WORKER_DICOMWEB_TOKEN alone")
+        if (user or token) and self.dicomweb_server is None:
+            raise ValueError("WORKER_DICOMWEB_SERVER must name the server that the credentials are for")
+        return self
+
     def broker_tls(self) -> dict[str, str] | None:
         """Read the options of TLS from the address of Redis.
 
@@ -206,20 +244,38 @@ class WorkerSettings(StrictSettings):
             return begin <= clock < end
         return clock >= begin or clock < end
 
-    def archive_root(self, source: str) -> Path | ObjectFolder | None:
+    def pacs_access(self) -> Access:
+        """Say how a PACS is spoken to."""
+        return Access(
+            server=self.dicomweb_server,
+            user=self.dicomweb_user,
+            password=self.dicomweb_password,
+            token=self.dicomweb_token,
+            authorities=self.dicomweb_ca,
+            silence=self.dicomweb_seconds,
+            # A worker that waits for one instance must not look stalled.
+            patience=self.stall_seconds * _PATIENT,
+            connections=self.dicomweb_connections,
+            longest=self.max_image_bytes,
+        )
+
+    def archive_root(self, source: str) -> Path | ObjectFolder | DicomWebPlace | None:
         """Say where this host has an archive.
 
         Args:
             source: The archive's root as it was submitted.
 
         Returns:
-            The local folder or the place on object storage, or None where `source` is neither mapped nor absolute.
+            The local folder, the place on object storage or the PACS; None where `source` is neither mapped nor
+            absolute.
 
         Raises:
-            SettingsError: If it is on object storage, and this host has not the extra for that.
+            SettingsError: If it is no folder, and this host has not the extra for that.
         """
         place = self.archive_roots.get(source, source)
         if is_address(place):
             return ObjectFolder.at(place, self.s3_endpoint)
+        if is_pacs(place):
+            return DicomWebPlace.at(place, self.pacs_access())
         local = Path(place)
         return local if local.is_absolute() else None
