@@ -1,4 +1,4 @@
-"""Blending: attention over what the network saw, drawn by a process of its own, because pictures are not ours to open."""
+"""Blending: attention over what the network saw, drawn by a child process, because pictures are not ours to open."""
 
 import os
 import struct

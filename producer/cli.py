@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from producer.cli_dicom import dicom
 from producer.cli_models import model_commands
 from producer.cli_reports import report
 from producer.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_USAGE, ProducerError
@@ -371,7 +372,7 @@ def purge(days: int, yes: bool) -> int:
     return erasing.purge(days, sure=yes)
 
 
-for _command in (*model_commands(), report):
+for _command in (*model_commands(), report, dicom):
     cli.add_command(_command)
 add_examples(cli)
 

@@ -45,6 +45,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "changes": ("changes 3 --from 90778549 --to 1c0ffee2 --out changes.csv",),
     "drift": ("drift 3", 'drift 3 --accept --why "as this clinic has always been"'),
     "report": ("report 3 --out worklist", "report 3 --out worklist --all --budget 200 --prevalence 0.01"),
+    "dicom": (
+        "dicom 3 --out reports --overlays",
+        "dicom 3 --send dicomweb://pacs.hospital.example/dicom-web",
+    ),
 }
 
 

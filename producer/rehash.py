@@ -13,6 +13,7 @@ from db.results import iter_digests
 from producer.errors import ServiceProblem
 from producer.objects import AWAY
 from producer.paths import open_below
+from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
 
 
@@ -58,14 +59,21 @@ def _compare(root: Path | ObjectFolder, path: str, digest: str) -> str | None:
     except OSError as error:
         if isinstance(root, ObjectFolder) and error.errno == errno.EIO:
             raise ServiceProblem(AWAY) from error
-        _check_root(root)
+        check_root(root)
         return "missing_file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable_file"
     return None if found == digest else "changed_file"
 
 
-def _check_root(root: Path | ObjectFolder) -> None:
-    # "Missing" is said only while the root answers and is no empty mount point.
-    if isinstance(root, ObjectFolder):
+def check_root(root: Path | ObjectFolder | DicomWebPlace) -> None:
+    """Make sure of an archive before a file of it is said to be missing.
+
+    Args:
+        root: Where this host has it.
+
+    Raises:
+        ServiceProblem: If it does not answer, or is an empty mount point.
+    """
+    if not isinstance(root, Path):
         if root.answers():
             return
         raise ServiceProblem(AWAY)

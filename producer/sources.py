@@ -2,17 +2,20 @@
 
 import errno
 import hashlib
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from db.instances import ScreenedInstance
 from producer.errors import ServiceProblem
 from producer.objects import AWAY
 from producer.paths import open_below
+from producer.rehash import check_root
+from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
 
 if TYPE_CHECKING:
@@ -27,8 +30,13 @@ PATIENT_AND_STUDY: Final = (
 #: What it refers to it by, and what it has to know of it.
 _INSTANCE: Final = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "NumberOfFrames"),
-    *("BurnedInAnnotation", "TimezoneOffsetFromUTC", "SpecificCharacterSet"),
+    *("BurnedInAnnotation", "TimezoneOffsetFromUTC"),
 )
+
+
+_TAGS: Final = ["SpecificCharacterSet", *PATIENT_AND_STUDY, *_INSTANCE]
+#: Of one instance's metadata from a PACS; pixels are no part of them.
+_METADATA_BYTES: Final = 8 * 1024 * 1024
 
 
 class SourceProblem(Exception):  # noqa: N818 - it says what happened
@@ -59,8 +67,11 @@ def say_nothing() -> Iterator[None]:
             one.disabled = was
 
 
-def read_source(root: Path | ObjectFolder, finding: ScreenedInstance) -> "Dataset":
-    """Read the headers of a screened object, which must be the very bytes that were scored.
+def read_source(root: Path | ObjectFolder | DicomWebPlace, finding: ScreenedInstance) -> "Dataset":
+    """Read the headers of a screened object, which must be what was scored.
+
+    A file is held against its digest; of a PACS the headers alone are asked for (WADO-RS, PS3.18, 10.4.1.1.2), where
+    the identifier stands for the object.
 
     Args:
         root: Where this host has the archive.
@@ -74,14 +85,11 @@ def read_source(root: Path | ObjectFolder, finding: ScreenedInstance) -> "Datase
         ServiceProblem: If the archive does not answer.
     """
     try:
-        with open_below(root, finding.path) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != finding.image_digest:
-                raise SourceProblem("changed_file")
-            file.seek(0)
-            headers = _parse(file)
+        headers = _ask_pacs(root, finding) if isinstance(root, DicomWebPlace) else _read_file(root, finding)
     except OSError as error:
-        if isinstance(root, ObjectFolder) and error.errno == errno.EIO:
+        if not isinstance(root, Path) and error.errno == errno.EIO:
             raise ServiceProblem(AWAY) from None
+        check_root(root)
         gone = error.errno in {errno.ENOENT, errno.ENOTDIR}
         raise SourceProblem("missing_file" if gone else "unreadable_file") from None
     if headers.get("SOPInstanceUID") != finding.instance_uid:
@@ -89,19 +97,31 @@ def read_source(root: Path | ObjectFolder, finding: ScreenedInstance) -> "Datase
     return headers
 
 
-def _parse(file: IO[Any]) -> "Dataset":
+def _read_file(root: Path | ObjectFolder, finding: ScreenedInstance) -> "Dataset":
     from pydicom import dcmread
 
+    with open_below(root, finding.path) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != finding.image_digest:
+            raise SourceProblem("changed_file")
+        file.seek(0)
+        return _parse(lambda: dcmread(file, stop_before_pixels=True, specific_tags=_TAGS))
+
+
+def _ask_pacs(root: DicomWebPlace, finding: ScreenedInstance) -> "Dataset":
+    from pydicom import Dataset
+
+    told = root.ask(f"{finding.path}/metadata", "", _METADATA_BYTES)
+    return _parse(lambda: Dataset.from_json(json.loads(told)[0]))
+
+
+def _parse(read: "Callable[[], Dataset]") -> "Dataset":
     try:
         with say_nothing():
-            found = dcmread(file, stop_before_pixels=True, specific_tags=[*PATIENT_AND_STUDY, *_INSTANCE])
-            # Values are read from their bytes when they are first looked at.
-            found.decode()
-            return keep_headers(found)
+            return keep_headers(read())
     except OSError:
         raise
-    except Exception:
-        # Foreign headers make the parser raise whatever it meets; the text may quote them.
+    except Exception:  # noqa: BLE001 - foreign headers make the parser raise whatever it meets
+        # The text may quote them.
         raise SourceProblem("unreadable_file") from None
 
 
@@ -116,8 +136,10 @@ def keep_headers(found: "Dataset") -> "Dataset":
     """
     from pydicom import Dataset
 
+    # Values are read from their bytes when they are first looked at.
+    found.decode()
     kept = Dataset()
     for keyword in (*PATIENT_AND_STUDY, *_INSTANCE):
-        if keyword in found and keyword != "SpecificCharacterSet":
+        if keyword in found:
             setattr(kept, keyword, found.get(keyword))
     return kept

@@ -33,19 +33,25 @@ def build_report(source: "Dataset", finding: ScreenedInstance, model: ModelRow) 
     Returns:
         A Comprehensive SR document.
     """
-    from highdicom import CodingSchemeIdentificationItem
-
     made = start_object(source, finding, kind=_KIND, sop_class=_COMPREHENSIVE_SR, series=_SERIES)
     made.Modality = "SR"
     made.CompletionFlag, made.VerificationFlag, made.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     made.CompletionFlagDescription = "Complete, not verified, not for diagnosis"
-    made.CodingSchemeIdentificationSequence = [CodingSchemeIdentificationItem(designator=SCHEME, name=SCHEME_NAME)]
+    made.CodingSchemeIdentificationSequence = [_scheme()]
     made.ReferencedPerformedProcedureStepSequence = []
     made.PerformedProcedureCodeSequence = []
     made.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
     for element in _content(source, finding, model)[0]:
         made[element.tag] = element
     return made
+
+
+def _scheme() -> "Dataset":
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.CodingSchemeDesignator, item.CodingSchemeName = SCHEME, SCHEME_NAME
+    return item
 
 
 def _evidence(source: "Dataset") -> "Dataset":
