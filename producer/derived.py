@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from db.instances import ScreenedInstance
-from producer.sources import PATIENT_AND_STUDY, say_nothing
+from producer.sources import PATIENT_AND_STUDY
 from producer.uids import derive_uid
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def encode_object(made: "Dataset") -> bytes:
 
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    with say_nothing(), io.BytesIO() as file:
+    with io.BytesIO() as file:
         dcmwrite(file, made, enforce_file_format=True)
         return file.getvalue()
 

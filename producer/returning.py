@@ -21,7 +21,7 @@ from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
 from producer.export import NOTICE, replace_file
 from producer.ledger import open_existing, read_place
 from producer.meter import Meter
-from producer.sources import PROBLEMS, SourceProblem, read_source
+from producer.sources import PROBLEMS, SourceProblem, read_source, say_nothing
 from producer.status import batch_status
 from producer.structured import build_report
 from producer.terminal import name_actor, open_console
@@ -109,6 +109,7 @@ def give_back(batch_id: int, options: ReturnOptions) -> int:
     head = record_action(engine, name_actor(), "export_batch", f"batch {batch_id}", _describe(options))
     returned = Returned()
     with (
+        say_nothing(),
         Blender(place.shelf, place.home) as blender,
         Meter(console, "Writing", "instances", total) as meter,
         Outlet(options.out, pacs, returned) as outlet,

@@ -34,6 +34,7 @@ _INSTANCE: Final = (
 )
 
 
+_IDENTIFIERS: Final = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _TAGS: Final = ["SpecificCharacterSet", *PATIENT_AND_STUDY, *_INSTANCE]
 #: Of one instance's metadata from a PACS; pixels are no part of them.
 _METADATA_BYTES: Final = 8 * 1024 * 1024
@@ -53,8 +54,8 @@ PROBLEMS: Final = {
 
 @contextmanager
 def say_nothing() -> Iterator[None]:
-    """Keep pydicom and highdicom from quoting a header in a warning or a log line."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom", "dicomweb_client")]
+    """Keep pydicom and highdicom from quoting a header in a warning or a log line, while headers are at hand."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     before = [one.disabled for one in loggers]
     for one in loggers:
         one.disabled = True
@@ -116,8 +117,7 @@ def _ask_pacs(root: DicomWebPlace, finding: ScreenedInstance) -> "Dataset":
 
 def _parse(read: "Callable[[], Dataset]") -> "Dataset":
     try:
-        with say_nothing():
-            return keep_headers(read())
+        return keep_headers(read())
     except OSError:
         raise
     except Exception:  # noqa: BLE001 - foreign headers make the parser raise whatever it meets
@@ -133,8 +133,12 @@ def keep_headers(found: "Dataset") -> "Dataset":
 
     Returns:
         A new dataset, in Unicode.
+
+    Raises:
+        ValueError: If it does not say which instance it is, of which series and study.
     """
     from pydicom import Dataset
+    from pydicom.uid import UID
 
     # Values are read from their bytes when they are first looked at.
     found.decode()
@@ -142,4 +146,6 @@ def keep_headers(found: "Dataset") -> "Dataset":
     for keyword in (*PATIENT_AND_STUDY, *_INSTANCE):
         if keyword in found:
             setattr(kept, keyword, found.get(keyword))
+    if not all(UID(kept.get(keyword)).is_valid for keyword in _IDENTIFIERS):
+        raise ValueError("no sound identifiers")
     return kept
