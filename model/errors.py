@@ -35,6 +35,8 @@ class RejectReason(StrEnum):
     UNSAFE_PATH = "unsafe_path"
     MISSING_IMAGE = "missing_image"
     UNREADABLE = "unreadable"
+    #: A PACS lists it and answers, and this instance or its study does not come.
+    NOT_DELIVERED = "not_delivered"
 
 
 class RejectedImage(ModelError):  # noqa: N818 - not an error of ours: an outcome
