@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    VLPhotographicImageStorage,
+)
 from sqlalchemy import Engine, text
 
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
@@ -51,7 +55,7 @@ def photograph(number: int, *, frames: int = 1, **headers: object) -> Dataset:
     made.SamplesPerPixel, made.PlanarConfiguration, made.PhotometricInterpretation = 3, 0, "RGB"
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
     if frames > 1:
-        made.NumberOfFrames = frames
+        made.SOPClassUID, made.NumberOfFrames = MultiFrameTrueColorSecondaryCaptureImageStorage, frames
     made.PixelData = bytes([number]) * (16 * 16 * 3 * frames)
     for keyword, value in headers.items():
         if value is None:
