@@ -23,6 +23,7 @@ from producer import (
     inspection,
     labelling,
     reporting,
+    returning,
     serving,
     training,
     versions,
@@ -36,7 +37,19 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PROGRAMS: dict[str, click.Group] = {"lesion-screen": cli, "lesion-model": main}
 EXAMPLES = {"lesion-screen": producer.examples.EXAMPLES, "lesion-model": model.examples.EXAMPLES}
 #: Where the work of `lesion-screen` is done.
-WORKPLACES = (commands, doctor, drift, erasing, inspection, labelling, reporting, serving, training, versions)
+WORKPLACES = (
+    commands,
+    doctor,
+    drift,
+    erasing,
+    inspection,
+    labelling,
+    reporting,
+    returning,
+    serving,
+    training,
+    versions,
+)
 
 
 def _walk(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Command]]:

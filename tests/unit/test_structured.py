@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
+import producer.structured
 from db.instances import ScreenedInstance
 from db.models import ModelRow
 from db.tables import CLASSES, ModelState
@@ -458,3 +460,15 @@ def test_a_header_is_quoted_in_no_warning_and_no_log_line(
     assert all(is_in(one) for one in data)
     assert caplog.text == ""
     assert not list(recwarn)
+
+
+def test_the_documentation_has_the_codes_that_are_written() -> None:
+    document = Path(producer.structured.__file__).with_name("REPORTS.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| ([\w ]+) \|", document, flags=re.MULTILINE)
+
+    assert {name: (code, meaning) for name, code, meaning in rows} == DIAGNOSES
+    written = {one.name.value for one in group_of(objects()[0]).get_qualitative_evaluations()} | {
+        "MALIGNANT",
+        "P_akiec",
+    }
+    assert [code for code in written if f"`{code}`" not in document] == []
