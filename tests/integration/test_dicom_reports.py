@@ -19,12 +19,12 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from sqlalchemy import text
 
-from db.instances import iter_instances
+from db.instances import count_instances, iter_instances
 from db.tables import CLASSES
 from producer.cli import cli
 from producer.terms import DIAGNOSES
 from tests.orthanc import Orthanc, orthanc_server
-from tests.reported import ReportedBatch, encode, judge, photograph
+from tests.reported import RECORDED_AT, ReportedBatch, encode, judge, photograph
 from tests.security.canary import files_below, is_in, places
 
 if TYPE_CHECKING:
@@ -225,7 +225,15 @@ def test_de_identified_objects_hold_nothing_of_the_patient(reported: ReportedBat
     assert len(written(tmp_path / "out")) == 8
     for name, data in written(tmp_path / "out").items():
         assert errors(judge("dciodvfy", tmp_path / "out" / name)) == []
-        for original in (b"1.2.3.", b"19500102", b"2024", b"2023", b"074Y", "Änne".encode(), "Änne".encode("latin-1")):
+        for original in (
+            b"1.2.3.",
+            b"19500102",
+            b"20240301",
+            b"20231114",
+            b"074Y",
+            "Änne".encode(),
+            "Änne".encode("latin-1"),
+        ):
             assert original not in data, original
     # Two studies stay two, and report and overlay of an instance stay together
     reports, captures = of_class(tmp_path / "out", SR), of_class(tmp_path / "out", CAPTURE)
@@ -465,3 +473,45 @@ def test_many_objects_are_sent_in_several_requests(reported: ReportedBatch, monk
 
     assert "The PACS has 5 of them" in result.output
     assert sizes == [2, 2, 1]
+
+
+def test_a_broken_picture_costs_its_own_overlay_alone(reported: ReportedBatch, tmp_path: Path) -> None:
+    batch = reported.screen(*(photograph(number) for number in range(3)), drawn=3)
+    thumbnail = sorted((reported.store / "thumbs").iterdir())[1]
+    thumbnail.write_bytes(thumbnail.read_bytes()[:100])
+
+    result = call(batch, "--out", tmp_path / "out", "--overlays")
+
+    assert "3 reports and 2 overlays" in result.output
+    assert "1 instances have no overlay in the store" in result.output
+
+
+def test_instances_are_streamed_page_by_page_and_without_what_is_none(ledger: Engine, tmp_path: Path) -> None:
+    # Given five objects, of which one is no instance and one has no verdict any more
+    reported = ReportedBatch(engine=ledger, root=tmp_path / "archive", store=tmp_path / "store")
+    batch = reported.screen(*(photograph(number) for number in range(5)))
+    with ledger.begin() as connection:
+        connection.execute(text("UPDATE item SET instance_uid = NULL WHERE instance_uid = '1.2.3.1.9.2'"))
+        connection.execute(text("UPDATE item SET state = 'open' WHERE instance_uid = '1.2.3.2.9.3'"))
+
+    # Then the others come in their order, however many are read at once
+    for page in (1, 2, 3, 100):
+        found = list(iter_instances(ledger, batch, page))
+        assert [one.instance_uid for one in found] == ["1.2.3.1.9.1", "1.2.3.2.9.4", "1.2.3.3.9.5"]
+        assert {one.created_at for one in found} == {RECORDED_AT}
+    assert count_instances(ledger, batch) == 3
+
+
+def test_without_the_extra_it_is_said_what_to_install(
+    reported: ReportedBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = reported.screen(photograph(0))
+    monkeypatch.setattr("producer.returning.find_spec", lambda _name: None)
+
+    result = call(batch, "--out", tmp_path / "out")
+
+    assert result.exit_code == 2
+    assert (
+        result.output == "Error: DICOM objects need the extra dicom; install it: pip install 'lesion-screen[dicom]'.\n"
+    )
+    assert not (tmp_path / "out").exists()

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from db.pictures import drawn_input, map_path, thumb_path
+from model.errors import RejectedImage
 from model.images import encode_image, glance_size
-from model.pictures import OVERLAY_PIXELS, draw_overlay, draw_thumbnail
+from model.pictures import OVERLAY_PIXELS, blend_overlay, draw_overlay, draw_thumbnail
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,39 @@ def test_the_input_can_be_read_off_the_names_of_its_pictures() -> None:
 
     assert {drawn_input(name.partition("/")[2]) for name in names} == {"1" * 64}
     assert names[1] != map_path("1" * 64, "b" * 64)
+
+
+def test_an_overlay_laid_over_its_thumbnail_leaves_the_skin_where_it_is_clear() -> None:
+    # Given grey skin and a map that is high in its upper left corner
+    heat = np.zeros((5, 5), np.float32)
+    heat[0, 0] = 3.0
+    thumbnail = draw_thumbnail(np.full((160, 160, 3), 100, np.uint8), (600, 450))
+
+    # If they are blended
+    pixels = blend_overlay(thumbnail, draw_overlay(heat, (600, 450))).astype(int)
+
+    # Then the picture is as large as the thumbnail, the corner has the colour of the highest at its opacity, and the
+    # rest is the skin
+    assert pixels.shape == (120, 160, 3)
+    expected = np.array([253, 231, 37]) * 200 / 255 + 100 * 55 / 255
+    assert np.abs(pixels[0, 0] - expected).max() <= 2
+    assert np.abs(pixels[60:, 80:] - 100).max() <= 2
+
+
+def test_what_is_clear_does_not_colour_its_neighbours() -> None:
+    # Given an overlay of one opaque white pixel in black that is clear, over white
+    layer = np.zeros((1, 2, 4), np.uint8)
+    layer[0, 0] = 255
+    thumbnail = draw_thumbnail(np.full((64, 64, 3), 255, np.uint8), (64, 32))
+
+    # Then nothing but white is seen
+    assert blend_overlay(thumbnail, encode_image(layer, "PNG")).min() >= 253
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_broken_picture_is_refused_when_it_is_to_be_blended(broken: int) -> None:
+    pair = [draw_thumbnail(np.zeros((8, 8, 3), np.uint8), (8, 8)), draw_overlay(np.eye(2, dtype=np.float32), (8, 8))]
+    pair[broken] = pair[broken][:40]
+
+    with pytest.raises(RejectedImage):
+        blend_overlay(*pair)
