@@ -1,8 +1,8 @@
 """Batches: loading an archive into the ledger, finding batches again, pausing and cancelling them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, delete, func, insert, select, update
 
@@ -52,6 +52,12 @@ class ItemRow:
     sex: str | None = None
     localization: str | None = None
     label: str | None = None
+    #: Of a DICOM object with several frames: which one, from 1.
+    frame: int | None = None
+    #: Of a DICOM object.
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
     #: Reason code where it is known at submit that there is nothing to score.
     rejected: str | None = None
 
@@ -59,6 +65,10 @@ class ItemRow:
         """Refuse an item that could be neither opened nor explained."""
         if self.path is None and self.rejected is None:
             raise ValueError("An item without a path must be rejected with a reason.")
+
+
+#: Fields of `ItemRow` that are columns under the same name.
+_COLUMNS: Final = tuple(field.name for field in fields(ItemRow) if field.name != "rejected")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,16 +186,7 @@ def _values(item: ItemRow, batch_id: int, chunk_id: int) -> dict[str, Any]:
     return {
         "batch_id": batch_id,
         "chunk_id": chunk_id,
-        "path": item.path,
-        "size": item.size,
-        "mtime_ns": item.mtime_ns,
-        "image_id": item.image_id,
-        "lesion_id": item.lesion_id,
-        "patient_ref": item.patient_ref,
-        "age": item.age,
-        "sex": item.sex,
-        "localization": item.localization,
-        "label": item.label,
+        **{name: getattr(item, name) for name in _COLUMNS},
         "state": ItemState.OPEN if item.rejected is None else ItemState.REJECTED,
         "reason": item.rejected,
         "marks": 0,

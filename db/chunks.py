@@ -53,6 +53,8 @@ class ClaimedItem:
     localization: str | None
     #: Attempts that died on it.
     marks: int
+    #: Of a DICOM object with several frames: which one, from 1.
+    frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,21 +169,10 @@ def _mark_killer(connection: Connection, chunk_id: int, item_id: int) -> None:
 
 
 def _open_items(connection: Connection, chunk_id: int) -> tuple[ClaimedItem, ...]:
-    columns = (Item.id, Item.path, Item.size, Item.mtime_ns, Item.age, Item.sex, Item.localization, Item.marks)
-    rows = select(*columns).where(Item.chunk_id == chunk_id, Item.state == ItemState.OPEN).order_by(Item.id)
-    return tuple(
-        ClaimedItem(
-            item_id=row.id,
-            path=row.path,
-            size=row.size,
-            mtime_ns=row.mtime_ns,
-            age=row.age,
-            sex=row.sex,
-            localization=row.localization,
-            marks=row.marks,
-        )
-        for row in connection.execute(rows)
-    )
+    columns = (Item.id.label("item_id"), Item.path, Item.size, Item.mtime_ns, Item.frame)
+    rows = select(*columns, Item.age, Item.sex, Item.localization, Item.marks)
+    still_open = rows.where(Item.chunk_id == chunk_id, Item.state == ItemState.OPEN).order_by(Item.id)
+    return tuple(ClaimedItem(**row) for row in connection.execute(still_open).mappings())
 
 
 def extend_lease(engine: Engine, chunk_id: int, attempt: int, *, lease_seconds: float) -> None:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -47,6 +47,10 @@ class Labelled:
     problems: tuple[tuple[int, str], ...]
 
 
+#: What tells images apart: the digest of the file, and its frame; 0 where it has but one.
+_Image: TypeAlias = tuple[str, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmedImage:
     """An image with a diagnosis that nothing contradicts."""
@@ -54,6 +58,8 @@ class ConfirmedImage:
     item_id: int
     source: str
     path: str
+    #: Of a DICOM object with several frames: which one, from 1.
+    frame: int | None
     image_digest: str
     lesion_id: str | None
     age: float | None
@@ -156,29 +162,29 @@ def confirmed_images(engine: Engine, batch_id: int | None = None) -> Confirmed:
     Returns:
         The images, by digest.
     """
-    best: dict[str, list[ConfirmedImage]] = defaultdict(list)
+    best: dict[_Image, list[ConfirmedImage]] = defaultdict(list)
     unread: set[int] = set()
     with read(engine) as connection:
         for digest, image in _labelled(connection, batch_id):
             if digest is None:
                 unread.add(image.item_id)
                 continue
-            kept = best[digest]
+            kept = best[digest, image.frame or 0]
             if kept and _rank(image) < _rank(kept[0]):
                 kept.clear()
             if not kept or _rank(image) == _rank(kept[0]):
                 kept.append(image)
-    torn = {digest for digest, kept in best.items() if len({image.dx for image in kept}) > 1}
-    torn |= _torn_lesions({digest: kept[0] for digest, kept in best.items() if digest not in torn})
+    torn = {name for name, kept in best.items() if len({image.dx for image in kept}) > 1}
+    torn |= _torn_lesions({name: kept[0] for name, kept in best.items() if name not in torn})
     return Confirmed(
-        images=tuple(kept[0] for digest, kept in sorted(best.items()) if digest not in torn),
-        conflicting=tuple(sorted(image.item_id for digest in torn for image in best[digest])),
+        images=tuple(kept[0] for name, kept in sorted(best.items()) if name not in torn),
+        conflicting=tuple(sorted(image.item_id for name in torn for image in best[name])),
         unread=len(unread),
     )
 
 
 def _labelled(connection: Connection, batch_id: int | None) -> Iterator[tuple[str | None, ConfirmedImage]]:
-    columns = (Item.id, Batch.source, Item.path, Item.image_digest, Item.lesion_id, Item.age, Item.sex)
+    columns = (Item.id, Batch.source, Item.path, Item.frame, Item.image_digest, Item.lesion_id, Item.age, Item.sex)
     query = select(*columns, Item.localization, Label.dx, Label.dx_type).join(Item, Item.id == Label.item_id)
     query = query.join(Batch, Batch.id == Item.batch_id).order_by(Item.id, Label.id)
     for row in connection.execute(query if batch_id is None else query.where(Item.batch_id == batch_id)):
@@ -188,6 +194,7 @@ def _labelled(connection: Connection, batch_id: int | None) -> Iterator[tuple[st
                 item_id=row.id,
                 source=row.source,
                 path=row.path or "",
+                frame=row.frame,
                 image_digest=row.image_digest or "",
                 lesion_id=row.lesion_id,
                 age=row.age,
@@ -203,16 +210,16 @@ def _rank(image: ConfirmedImage) -> int:
     return DX_TYPES.index(image.dx_type)
 
 
-def _torn_lesions(images: dict[str, ConfirmedImage]) -> set[str]:
+def _torn_lesions(images: dict[_Image, ConfirmedImage]) -> set[_Image]:
     # A lesion's name means something within its archive only.
-    lesions: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for digest, image in images.items():
+    lesions: dict[tuple[str, str], list[_Image]] = defaultdict(list)
+    for name, image in images.items():
         if image.lesion_id is not None:
-            lesions[image.source, image.lesion_id].append(digest)
-    torn: set[str] = set()
-    for digests in lesions.values():
-        best = min(_rank(images[digest]) for digest in digests)
-        found = {images[digest].dx for digest in digests if _rank(images[digest]) == best}
+            lesions[image.source, image.lesion_id].append(name)
+    torn: set[_Image] = set()
+    for names in lesions.values():
+        best = min(_rank(images[name]) for name in names)
+        found = {images[name].dx for name in names if _rank(images[name]) == best}
         # One answer: whoever contradicts it is left out. Several: nobody knows.
-        torn.update(digest for digest in digests if found != {images[digest].dx})
+        torn.update(name for name in names if found != {images[name].dx})
     return torn

@@ -26,6 +26,8 @@ class ScoredItem:
 
     item_id: int
     path: str
+    #: Of a DICOM object with several frames: which one, from 1.
+    frame: int | None
     age: float | None
     sex: str | None
     localization: str | None
@@ -80,6 +82,7 @@ def scored_items(engine: Engine, chunk_id: int) -> tuple[str, list[ScoredItem]]:
     columns = (
         Item.id.label("item_id"),
         Item.path,
+        Item.frame,
         Item.age,
         Item.sex,
         Item.localization,

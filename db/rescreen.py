@@ -39,6 +39,10 @@ _COPIED: Final = (
     Item.sex,
     Item.localization,
     Item.label,
+    Item.frame,
+    Item.study_uid,
+    Item.series_uid,
+    Item.instance_uid,
 )
 
 

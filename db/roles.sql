@@ -37,7 +37,8 @@ GRANT SELECT, UPDATE (
     open_count, done_count, referred_count, rejected_count, quarantined_count
 ) ON chunk TO lesion_worker;
 GRANT SELECT (
-    id, batch_id, chunk_id, path, size, mtime_ns, age, sex, localization, state, reason, image_digest, input_digest, marks
+    id, batch_id, chunk_id, path, frame, size, mtime_ns, age, sex, localization,
+    state, reason, image_digest, input_digest, marks
 ), UPDATE (state, reason, image_digest, input_digest, marks) ON item TO lesion_worker;
 GRANT SELECT, INSERT ON result TO lesion_worker;
 GRANT SELECT ON model_version, training_run TO lesion_worker;
@@ -46,7 +47,7 @@ GRANT SELECT, INSERT ON drift TO lesion_worker;
 GRANT USAGE ON SEQUENCE result_id_seq TO lesion_worker;
 
 GRANT SELECT (id, source) ON batch TO lesion_trainer;
-GRANT SELECT (id, batch_id, path, image_digest, lesion_id, age, sex, localization) ON item TO lesion_trainer;
+GRANT SELECT (id, batch_id, path, frame, image_digest, lesion_id, age, sex, localization) ON item TO lesion_trainer;
 GRANT SELECT (id, item_id, dx, dx_type, created_at) ON label TO lesion_trainer;
 GRANT SELECT, INSERT ON model_version, training_run, run_event, audit TO lesion_trainer;
 GRANT UPDATE (state) ON model_version TO lesion_trainer;

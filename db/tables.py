@@ -181,6 +181,12 @@ class Item(Base):
     sex: Mapped[str | None] = mapped_column(ForeignText)
     localization: Mapped[str | None] = mapped_column(ForeignText)
     label: Mapped[str | None] = mapped_column(ForeignText)
+    #: Of a DICOM object with several frames: which one, from 1.
+    frame: Mapped[int | None] = mapped_column(Integer)
+    #: Of a DICOM object; a UID is at most 64 characters (PS3.5, 9.1).
+    study_uid: Mapped[str | None] = mapped_column(String(64))
+    series_uid: Mapped[str | None] = mapped_column(String(64))
+    instance_uid: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[ItemState] = mapped_column(state_column(ItemState))
     #: Why it was rejected or quarantined: a code, never free text.
     reason: Mapped[str | None] = mapped_column(String(64))

@@ -156,12 +156,17 @@ class Manifest:
         """Digest everything that makes this archive what it is.
 
         Returns:
-            sha256 over path, size, mtime and metadata row of every item, in order of the path.
+            sha256 over path, size, mtime and metadata row of every item, in order of the path; of a DICOM object over
+            its instance and frame too.
         """
         digest = hashlib.sha256(b"lesion-screen manifest 1\n")
         for item in self.items():
-            row = [item.path, item.size, item.mtime_ns, item.rejected, item.image_id, item.lesion_id, item.patient_ref]
-            digest.update(json.dumps([*row, item.age, item.sex, item.localization, item.label]).encode())
+            row: list[Any] = [item.path, item.size, item.mtime_ns, item.rejected, item.image_id]
+            row += [item.lesion_id, item.patient_ref, item.age, item.sex, item.localization, item.label]
+            if item.instance_uid is not None or item.frame is not None:
+                # Only here, so that an archive without DICOM is the one that an earlier version submitted.
+                row += [item.instance_uid, item.frame]
+            digest.update(json.dumps(row).encode())
             digest.update(b"\n")
         return digest.hexdigest()
 

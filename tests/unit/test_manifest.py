@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tracemalloc
 import unicodedata
@@ -366,3 +368,14 @@ def test_memory_stays_flat_whatever_the_size_of_the_archive(tmp_path: Path, monk
 
     # Then staging, digesting and listing both takes the same: one pointer kept for each row would be 64 kB more
     assert large < small + 32_000
+
+
+def test_the_digest_of_an_archive_without_dicom_is_that_of_every_version(tmp_path: Path) -> None:
+    # Given an archive, and its manifest as the first version wrote it
+    read = _read(tmp_path, ["a.jpg"], ["a,41,male,back,L1"])
+    (item,) = read.items
+    row = ["a.jpg", item.size, item.mtime_ns, None, "a", "L1", None, 41.0, "male", "back", None]
+    written = b"lesion-screen manifest 1\n" + json.dumps(row).encode() + b"\n"
+
+    # Then it is the same archive still: a batch that was screened is found again
+    assert read.digest == hashlib.sha256(written).hexdigest()
