@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from producer import objects
+from producer import objects, pacs
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
 from producer.paths import split_suffix
 from producer.table import Table, open_table
+from worker.dicomweb import DicomWebPlace, is_pacs
 from worker.objects import ObjectFolder
 from worker.s3 import StoredObject
+from worker.wado import Access
 
 #: HAM10000's table as Kaggle, its own download and Dataverse call it.
 _HAM_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
@@ -61,8 +63,8 @@ class Layout(StrEnum):
 class Archive:
     """An archive that was recognised."""
 
-    #: Absolute, links resolved; or a place on object storage.
-    root: Path | ObjectFolder
+    #: Absolute, links resolved; or a place on object storage, or a PACS.
+    root: Path | ObjectFolder | DicomWebPlace
     layout: Layout
     table: Table | None = None
     #: Role to positions in the table's rows; the first cell that is not empty counts.
@@ -92,29 +94,27 @@ def open_archive(
     columns: Mapping[str, str] | None = None,
     *,
     endpoint: str | None = None,
+    access: Access | None = None,
 ) -> Archive:
     """Recognise an archive's layout.
 
     Args:
-        place: Its root: a folder, or `s3://bucket/prefix`.
+        place: Its root: a folder, `s3://bucket/prefix`, or `dicomweb://host/path?filters`.
         metadata: The table, where it does not lie in the root under a known name: a file, or `s3://bucket/key`.
         columns: Role to column name, where the table is neither HAM10000's nor the ISIC Archive's.
         endpoint: Address of the S3 server; None is Amazon's.
+        access: How a PACS is spoken to; None is without credentials.
 
     Returns:
         The archive; of a folder nothing but the table's encoding and header was read.
 
     Raises:
-        ArchiveProblem: If the folder is not there.
+        ArchiveProblem: If the folder is not there, or the PACS has no such study.
         TableProblem: If there is a table and it cannot be used.
-        SettingsError: If the address is not sound, or the extra for object storage is not installed.
-        ServiceProblem: If the object storage does not answer.
+        SettingsError: If the address is not sound, or the extra for it is not installed.
+        ServiceProblem: If the object storage or the PACS does not answer.
     """
-    root = ObjectFolder.at(place, endpoint) if isinstance(place, str) else place.expanduser().resolve()
-    if isinstance(root, ObjectFolder):
-        objects.insist_on_objects(root)
-    elif not root.is_dir():
-        raise ArchiveProblem("The archive is not a folder that can be read; check the path.")
+    root = _open_root(place, endpoint, access or Access())
     source, name = _find_source(root, metadata, endpoint, named=bool(columns))
     if name is None:
         return Archive(root=root, layout=Layout.BARE)
@@ -125,8 +125,21 @@ def open_archive(
     return _recognise(archive, table, columns, metadata)
 
 
+def _open_root(place: Path | str, endpoint: str | None, access: Access) -> Path | ObjectFolder | DicomWebPlace:
+    if isinstance(place, Path):
+        folder = place.expanduser().resolve()
+        if not folder.is_dir():
+            raise ArchiveProblem("The archive is not a folder that can be read; check the path.")
+        return folder
+    if is_pacs(place):
+        pacs.insist_on_studies(server := DicomWebPlace.at(place, access))
+        return server
+    objects.insist_on_objects(storage := ObjectFolder.at(place, endpoint))
+    return storage
+
+
 def _find_source(
-    root: Path | ObjectFolder, metadata: Path | str | None, endpoint: str | None, *, named: bool
+    root: Path | ObjectFolder | DicomWebPlace, metadata: Path | str | None, endpoint: str | None, *, named: bool
 ) -> tuple[ObjectFolder | None, str | None]:
     """Say where the table is: below a place on object storage, or a file; the second is None where there is none."""
     if isinstance(metadata, str):
@@ -137,6 +150,10 @@ def _find_source(
     if isinstance(root, Path):
         found = _find_table(root, named=named)
         return None, None if found is None else str(found.resolve())
+    if isinstance(root, DicomWebPlace):
+        if named:
+            raise TableProblem("A PACS has no table; say which one --columns is about with --metadata FILE.")
+        return None, None
     key = objects.find_table(root, (*_HAM_TABLES, _ISIC_TABLE))
     if key is None and named:
         raise TableProblem("No known table lies in the archive's root; say which one with --metadata s3://BUCKET/KEY.")
@@ -252,7 +269,7 @@ class Walk:
 
 def _name_table(archive: Archive) -> str | None:
     # Below the root, so that it is not counted as passed over.
-    if archive.table is None or isinstance(archive.root, ObjectFolder):
+    if archive.table is None or not isinstance(archive.root, Path):
         return archive.table_key
     path = archive.table.path
     return path.relative_to(archive.root).as_posix() if path.is_relative_to(archive.root) else None

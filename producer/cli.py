@@ -136,10 +136,10 @@ def cli() -> None:
 
 
 class _Place(click.Path):
-    """A path, or an address on object storage, which stays a text."""
+    """A path, or an address of object storage or of a PACS, which stays a text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and value[:5].lower() == "s3://":
+        if isinstance(value, str) and value.lower().startswith(("s3://", "dicomweb://")):
             return value
         return super().convert(value, param, ctx)
 
@@ -180,7 +180,7 @@ def run(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Screen ARCHIVE, a folder or s3://BUCKET/PREFIX, and wait."""
+    """Screen ARCHIVE, a folder, s3://BUCKET/PREFIX or dicomweb://HOST/PATH?FILTERS, and wait."""
     from producer import commands
 
     options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)
@@ -204,7 +204,7 @@ def submit(
     problems: Path | None,
     dry_run: bool,
 ) -> int:
-    """Write ARCHIVE, a folder or s3://BUCKET/PREFIX, into the ledger and ring the workers."""
+    """Write ARCHIVE, a folder, s3://BUCKET/PREFIX or dicomweb://HOST/PATH?FILTERS, into the ledger and ring."""
     from producer import commands
 
     options = commands.ArchiveOptions(archive=archive, metadata=metadata, columns=columns, name=name, priority=priority)

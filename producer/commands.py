@@ -35,7 +35,7 @@ from worker.errors import BrokerUnavailable
 class ArchiveOptions:
     """What `run` and `submit` are told about an archive."""
 
-    #: A folder, or `s3://bucket/prefix`.
+    #: A folder, `s3://bucket/prefix`, or `dicomweb://host/path?filters`.
     archive: Path | str
     #: A file, or `s3://bucket/key`.
     metadata: Path | str | None
@@ -223,8 +223,10 @@ def resume(batch_id: int, *, workers: int | None, as_json: bool) -> int:
 
 
 def _open_archive(options: ArchiveOptions, place: Place) -> Archive:
-    columns, endpoint = parse_columns(options.columns), place.worker_settings.s3_endpoint
-    archive = open_archive(options.archive, options.metadata, columns, endpoint=endpoint)
+    columns, settings = parse_columns(options.columns), place.worker_settings
+    archive = open_archive(
+        options.archive, options.metadata, columns, endpoint=settings.s3_endpoint, access=settings.pacs_access()
+    )
     if isinstance(archive.root, Path) and place.home.resolve().is_relative_to(archive.root):
         raise UsageProblem("LESION_SCREEN_HOME lies inside the archive, which is only ever read; set it elsewhere.")
     return archive

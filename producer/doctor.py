@@ -199,7 +199,8 @@ def _archives(engine: Engine, place: Place) -> Iterator[Finding]:
             "archives",
             f"Those of batch {', '.join(away)} cannot be read from here: mount them, or name them in "
             "WORKER_ARCHIVE_ROOTS, if workers run on this machine; for s3:// look at WORKER_S3_ENDPOINT, the "
-            "credentials, and the extra s3.",
+            "credentials, and the extra s3; for dicomweb:// at WORKER_DICOMWEB_SERVER, its credentials, and the extra "
+            "dicom.",
         )
     elif waiting:
         yield _good("archives", f"Those of the newest {len(waiting)} batches can be read from here.")

@@ -15,11 +15,11 @@ from typing import Any, Self
 from db.batches import ItemRow
 from producer import staging
 from producer.archive import Archive, FoundFile, Walk
-from producer.errors import ServiceProblem
-from producer.objects import AWAY
+from producer.objects import say_away
 from producer.paths import open_below, split_suffix
 from producer.records import Record, read_record
 from producer.table import read_rows
+from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
 
 #: Rows handed to SQLite at once, and the step of the progress report.
@@ -220,7 +220,7 @@ def _item(
     )
 
 
-def _sample(root: Path | ObjectFolder, path: str, size: int) -> bytes | None:
+def _sample(root: Path | ObjectFolder | DicomWebPlace, path: str, size: int) -> bytes | None:
     """Digest the start, the middle and the end of a file: two images of one size differ there, if they differ.
 
     Returns:
@@ -233,8 +233,8 @@ def _sample(root: Path | ObjectFolder, path: str, size: int) -> bytes | None:
                 file.seek(start)
                 digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
-        if isinstance(root, ObjectFolder) and error.errno == errno.EIO:
-            raise ServiceProblem(AWAY) from error
+        if not isinstance(root, Path) and error.errno == errno.EIO:
+            raise say_away(root) from error
         return None
     return digest.digest()
 

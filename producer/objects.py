@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
+from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder, is_plain
 from worker.s3 import StoredObject
 
@@ -17,9 +18,25 @@ AWAY: Final = (
     "The object storage does not answer, or refuses the credentials; check WORKER_S3_ENDPOINT and that "
     "AWS_ACCESS_KEY_ID or AWS_SHARED_CREDENTIALS_FILE is set, and run again."
 )
+PACS_AWAY: Final = (
+    "The PACS does not answer, or refuses us; check the address, WORKER_DICOMWEB_SERVER, the credentials and "
+    "WORKER_DICOMWEB_CA, and run again."
+)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE_BYTES: Final = 1 << 20
+
+
+def say_away(root: ObjectFolder | DicomWebPlace) -> ServiceProblem:
+    """Say that a root which is no folder does not answer.
+
+    Args:
+        root: The root.
+
+    Returns:
+        What to raise.
+    """
+    return ServiceProblem(AWAY if isinstance(root, ObjectFolder) else PACS_AWAY)
 
 
 def insist_on_objects(root: ObjectFolder) -> None:

@@ -14,13 +14,10 @@ from urllib.parse import urlencode
 
 from producer.dicom import DicomRecord, read_dataset
 from producer.errors import ArchiveProblem, ServiceProblem
+from producer.objects import PACS_AWAY
 from worker.dicomweb import DicomWebPlace, is_uid
 from worker.wado import error_of
 
-AWAY: Final = (
-    "The PACS does not answer, or refuses us; check address, WORKER_DICOMWEB_SERVER, the credentials and "
-    "WORKER_DICOMWEB_CA, and run again."
-)
 #: Reason code of a study whose listing failed or hung: the same command, run again, asks for it anew.
 STUDY_NOT_LISTED: Final = "study_not_listed"
 #: Reason code of an instance that the PACS names by what is no UID, so that it cannot be asked for.
@@ -278,7 +275,7 @@ def explain(error: OSError) -> ArchiveProblem | ServiceProblem:
         return ArchiveProblem("The PACS does not page its lists; ask for less at once, such as one month of StudyDate.")
     if error.errno == errno.EFBIG:
         return ArchiveProblem("The PACS lists too much at once; ask for less, such as one month of StudyDate.")
-    return ServiceProblem(AWAY)
+    return ServiceProblem(PACS_AWAY)
 
 
 def _all_of(done: set[Future[list[ListedInstance]]]) -> Iterator[ListedInstance]:

@@ -9,6 +9,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
 
 #: Endings of the files that are items, lower case.
@@ -63,11 +64,11 @@ def split_suffix(name: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def open_below(root: Path | ObjectFolder, relative: str) -> "Iterator[BufferedReader[Any]]":
+def open_below(root: Path | ObjectFolder | DicomWebPlace, relative: str) -> "Iterator[BufferedReader[Any]]":
     """Open a regular file below a root without following any link on the way.
 
     Args:
-        root: The archive's root, a folder or a place on object storage.
+        root: The archive's root: a folder, a place on object storage, or a PACS.
         relative: A path from the ledger.
 
     Yields:
@@ -76,7 +77,7 @@ def open_below(root: Path | ObjectFolder, relative: str) -> "Iterator[BufferedRe
     Raises:
         OSError: If it is not there, is a link or no regular file, or the root is away.
     """
-    if isinstance(root, ObjectFolder):
+    if not isinstance(root, Path):
         with root.open(relative) as stored:
             yield stored
         return

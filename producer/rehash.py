@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from db.results import iter_digests
 from producer.errors import ServiceProblem
-from producer.objects import AWAY
+from producer.objects import say_away
 from producer.paths import open_below
 from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
@@ -28,14 +28,17 @@ class Difference:
 
 
 def rehash_files(
-    engine: Engine, batch_id: int, root: Path | ObjectFolder, on_file: Callable[[int], None] | None = None
+    engine: Engine,
+    batch_id: int,
+    root: Path | ObjectFolder | DicomWebPlace,
+    on_file: Callable[[int], None] | None = None,
 ) -> Iterator[Difference]:
     """Compare the files of a batch with the digests in the ledger; reads only.
 
     Args:
         engine: The ledger.
         batch_id: The batch.
-        root: Where this host has the archive: a folder, or a place on object storage.
+        root: Where this host has the archive: a folder, a place on object storage, or a PACS.
         on_file: Told how many files were compared.
 
     Yields:
@@ -52,13 +55,13 @@ def rehash_files(
             on_file(number)
 
 
-def _compare(root: Path | ObjectFolder, path: str, digest: str) -> str | None:
+def _compare(root: Path | ObjectFolder | DicomWebPlace, path: str, digest: str) -> str | None:
     try:
         with open_below(root, path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        if isinstance(root, ObjectFolder) and error.errno == errno.EIO:
-            raise ServiceProblem(AWAY) from error
+        if not isinstance(root, Path) and error.errno == errno.EIO:
+            raise say_away(root) from error
         check_root(root)
         return "missing_file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable_file"
     return None if found == digest else "changed_file"
@@ -76,7 +79,7 @@ def check_root(root: Path | ObjectFolder | DicomWebPlace) -> None:
     if not isinstance(root, Path):
         if root.answers():
             return
-        raise ServiceProblem(AWAY)
+        raise say_away(root)
     try:
         with os.scandir(root) as entries:
             if next(entries, None) is not None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from db.instances import ScreenedInstance
-from producer.errors import ServiceProblem
-from producer.objects import AWAY
+from producer.objects import say_away
 from producer.paths import open_below
 from producer.rehash import check_root
 from worker.dicomweb import DicomWebPlace
@@ -89,7 +88,7 @@ def read_source(root: Path | ObjectFolder | DicomWebPlace, finding: ScreenedInst
         headers = _ask_pacs(root, finding) if isinstance(root, DicomWebPlace) else _read_file(root, finding)
     except OSError as error:
         if not isinstance(root, Path) and error.errno == errno.EIO:
-            raise ServiceProblem(AWAY) from None
+            raise say_away(root) from None
         check_root(root)
         gone = error.errno in {errno.ENOENT, errno.ENOTDIR}
         raise SourceProblem("missing_file" if gone else "unreadable_file") from None

@@ -16,6 +16,7 @@ from db.results import ResultRow
 from db.session import open_ledger, upgrade_schema
 from tests.archive import MODEL, Archive
 from tests.objects import ObjectServer
+from tests.orthanc import Orthanc
 from tests.servers import PostgresServer, RedisServer
 from tests.stack import SHORT_TIMES, Stack
 
@@ -124,6 +125,17 @@ def object_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture
+def orthanc() -> Iterator[Orthanc]:
+    """Run a PACS for one test."""
+    server = Orthanc.prepare()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture

@@ -1,20 +1,27 @@
 """An Orthanc of a test's own with its DICOMweb plugin, which can be killed and started again on the same data."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
 import pytest
 import urllib3
+from numpy.typing import NDArray
+from pydantic import SecretStr
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, VLPhotographicImageStorage
 
+from model.images import encode_image
 from tests.servers import await_that, die_with_parent, find_port
 from worker.dicomweb import DicomWebPlace
 from worker.wado import Access
@@ -73,8 +80,6 @@ class Orthanc:
 
     def place(self, query: str = "", port: int | None = None, **access: float) -> DicomWebPlace:
         """Name it as an archive's root."""
-        from pydantic import SecretStr
-
         server = f"http://127.0.0.1:{port or self.port}"
         way = Access(server=server, user=USER, password=SecretStr(PASSWORD), **access)  # type: ignore[arg-type]
         return DicomWebPlace.at(self.address(query, port), way)
@@ -144,12 +149,45 @@ class Orthanc:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@contextmanager
-def orthanc_server() -> Iterator[Orthanc]:
-    """Run one as long as it is needed."""
-    server = Orthanc.prepare()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
+def skin_object(
+    study: int,
+    series: int = 0,
+    instance: int = 0,
+    *,
+    brightness: int = 128,
+    frames: int = 1,
+    modality: str = "XC",
+    date: str = "20240301",
+    compressed: bool = False,
+    image: bool = True,
+) -> bytes:
+    """Make a small photograph of one brightness, or an object without pixels, as a file of PS3.10."""
+    sop_class = VLPhotographicImageStorage if image else BasicTextSRStorage
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if compressed else ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.StudyInstanceUID = f"2.25.{study}"
+    dataset.SeriesInstanceUID = f"2.25.{study}.{series}"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.{study}.{series}.{instance}"
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = f"Nobody^{study}", f"P{study}", "19700101"
+    dataset.PatientSex, dataset.PatientAge, dataset.StudyDate, dataset.StudyTime = "F", "054Y", date, "101010"
+    dataset.Modality, dataset.StudyID, dataset.SeriesNumber, dataset.InstanceNumber = modality, "1", series, instance
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "77568009", "SCT", "Back"
+    dataset.AnatomicRegionSequence = [region]
+    if image:
+        _add_pixels(dataset, np.full((frames, 16, 16, 3), brightness, np.uint8), compressed=compressed)
+    out = io.BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def _add_pixels(dataset: Dataset, pixels: NDArray[np.uint8], *, compressed: bool) -> None:
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PixelRepresentation = 3, 0, 0
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 8, 8, 7
+    dataset.PhotometricInterpretation = "YBR_FULL_422" if compressed else "RGB"
+    if len(pixels) > 1:
+        dataset.NumberOfFrames = len(pixels)
+    dataset.PixelData = encapsulate([encode_image(one) for one in pixels]) if compressed else pixels.tobytes()
+    dataset["PixelData"].VR = "OB"

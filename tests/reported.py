@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ from worker.shelf import FolderShelf
 RECORDED_AT: Final = 1_700_000_000.25
 
 
-def photograph(number: int, *, frames: int = 1, **headers: object) -> Dataset:
+def photograph(number: int, *, frames: int = 1, **headers: Any) -> Dataset:
     """Make a photograph of a patient whose every name is the canary; headers that are None are left out."""
     made = Dataset()
     made.SOPClassUID = VLPhotographicImageStorage
@@ -107,7 +107,17 @@ class ReportedBatch:
             data_digest="0" * 64,
         )
         self.batch = start_batch(self.engine, name="n", source=source or str(self.root), model_digest=MODEL)
-        rows = [ItemRow(path=self._path(made, source), size=1) for made, _ in frames]
+        rows = [
+            ItemRow(
+                path=self._path(made, source),
+                size=1,
+                frame=frame,
+                study_uid=made.StudyInstanceUID,
+                series_uid=made.SeriesInstanceUID,
+                instance_uid=made.SOPInstanceUID,
+            )
+            for made, frame in frames
+        ]
         chunk = add_chunk(self.engine, self.batch, rows)
         finish_loading(self.engine, self.batch, secrets.token_hex(32))
         claim = claim_chunk(self.engine, chunk, worker="w", lease_seconds=30)
@@ -126,9 +136,6 @@ class ReportedBatch:
         pictures.settle(frozenset(outcome.input_digest for outcome in outcomes))
         record_results(self.engine, chunk, claim.attempt, model_digest=MODEL, outcomes=outcomes)
         with self.engine.begin() as connection:
-            for item, (made, frame) in zip(claim.items, frames, strict=True):
-                named = text("UPDATE item SET instance_uid = :u, frame = :f WHERE id = :i")
-                connection.execute(named, {"u": str(made.SOPInstanceUID), "f": frame, "i": item.item_id})
             connection.execute(text("UPDATE result SET created_at = :t"), {"t": RECORDED_AT})
         return self.batch
 

@@ -209,8 +209,10 @@ class WebServer:
                 _check_status(response)
                 return _read(response, limit, until)
             finally:
-                # A connection whose answer was read to its end is back in the pool by now, and stays open.
+                # Where the answer was read to its end, the connection is in the pool by now, and stays open. Any other
+                # one is closed, and its place is given back.
                 response.close()
+                response.release_conn()
         except Hung:
             raise _Failed(hung=True) from None
         except (HTTPError, ssl.SSLError, ConnectionError):

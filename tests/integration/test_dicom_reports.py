@@ -23,12 +23,13 @@ from db.instances import count_instances, iter_instances
 from db.tables import CLASSES
 from producer.cli import cli
 from producer.terms import DIAGNOSES
-from tests.orthanc import Orthanc, orthanc_server
 from tests.reported import RECORDED_AT, ReportedBatch, encode, judge, photograph
 from tests.security.canary import files_below, is_in, places
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from tests.orthanc import Orthanc
 
 SR, CAPTURE = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
 
@@ -39,12 +40,6 @@ def reported(sqlite_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     home = tmp_path / "home"
     monkeypatch.setenv("LESION_SCREEN_HOME", str(home))
     return ReportedBatch(engine=sqlite_ledger, root=tmp_path / "archive", store=home / "store")
-
-
-@pytest.fixture(scope="module")
-def orthanc() -> Iterator[Orthanc]:
-    with orthanc_server() as server:
-        yield server
 
 
 def call(*arguments: object) -> Result:

@@ -106,7 +106,7 @@ BASIC_PROFILE = {
 TABLE = {keyword: actions for actions, keywords in BASIC_PROFILE.items() for keyword in keywords.split()}
 
 
-def source(**headers: object) -> Dataset:
+def source(**headers: Any) -> Dataset:
     return keep_headers(photograph(0, **headers))
 
 
@@ -279,9 +279,10 @@ def test_another_verdict_is_another_object(change: dict[str, Any]) -> None:
 
 
 def test_reports_of_one_study_share_a_series_and_those_of_two_models_do_not() -> None:
+    changes: list[dict[str, Any]] = [{}, {"image_digest": "e" * 64}, {"model_digest": "e" * 64}]
+
     first, second, other = (
-        build_report(source(), replace(FINDING, **change), MODEL).SeriesInstanceUID
-        for change in ({}, {"image_digest": "e" * 64}, {"model_digest": "e" * 64})
+        build_report(source(), replace(FINDING, **change), MODEL).SeriesInstanceUID for change in changes
     )
 
     assert first == second != other
