@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import logging
 import warnings
@@ -134,17 +135,21 @@ def keep_headers(found: "Dataset") -> "Dataset":
         A new dataset, in Unicode.
 
     Raises:
-        ValueError: If it does not say which instance it is, of which series and study.
+        Exception: Of any type, if it does not say which instance it is, or holds what no object could.
     """
-    from pydicom import Dataset
+    from pydicom import Dataset, dcmwrite
     from pydicom.uid import UID
 
     # Values are read from their bytes when they are first looked at.
     found.decode()
     kept = Dataset()
+    kept.SpecificCharacterSet = "ISO_IR 192"
     for keyword in (*PATIENT_AND_STUDY, *_INSTANCE):
         if keyword in found:
             setattr(kept, keyword, found.get(keyword))
     if not all(UID(kept.get(keyword)).is_valid for keyword in _IDENTIFIERS):
         raise ValueError("no sound identifiers")
+    # A PACS may tell a number for a name. What cannot be written is found out here, where it is one source's fault.
+    with io.BytesIO() as file:
+        dcmwrite(file, kept, implicit_vr=False, little_endian=True)
     return kept

@@ -35,7 +35,7 @@ def replace_uid(uid: str, key: bytes) -> str:
     Returns:
         A UID, the same for the same original and key.
     """
-    return _uid_of(hmac.digest(key, uid.encode(), "sha256"))
+    return _uid_of(hmac.digest(key, uid.encode("utf-8", "backslashreplace"), "sha256"))
 
 
 def _uid_of(digest: bytes) -> str:

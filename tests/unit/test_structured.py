@@ -12,6 +12,7 @@ from typing import Any
 import highdicom as hd
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
@@ -24,7 +25,7 @@ from producer.captures import build_capture
 from producer.deidentify import ACTIONS, KEPT, deidentify, read_key
 from producer.derived import encode_object
 from producer.errors import UsageProblem
-from producer.sources import keep_headers, say_nothing
+from producer.sources import PATIENT_AND_STUDY, keep_headers, say_nothing
 from producer.structured import build_report
 from producer.terms import DIAGNOSES, SCHEME
 from producer.uids import derive_uid, replace_uid
@@ -473,3 +474,29 @@ def test_the_documentation_has_the_codes_that_are_written() -> None:
         "P_akiec",
     }
     assert [code for code in written if f"`{code}`" not in document] == []
+
+
+@pytest.mark.parametrize("value", [[5], [1.5], [{}], [True], [["x"]], ["\udc80"], [{"Alphabetic": 5}]], ids=str)
+def test_headers_that_no_object_could_hold_are_refused_where_they_are_read(value: list[Any]) -> None:
+    # Given the metadata that a PACS tells, with one value of a wrong kind
+    metadata = photograph(0).to_json_dict()
+    outcomes = []
+    for keyword in (*PATIENT_AND_STUDY, "InstanceNumber", "TimezoneOffsetFromUTC"):
+        tag = f"{tag_for_keyword(keyword):08X}"
+        told = metadata | {tag: {"vr": dictionary_VR(keyword), "Value": value}}
+
+        # If it is read
+        with say_nothing():
+            try:
+                headers = keep_headers(Dataset.from_json(told))
+            except Exception:  # noqa: BLE001 - any of them is a refusal
+                outcomes.append("refused")
+                continue
+
+            # Then it is refused, or objects can be made of it
+            for made in objects(headers):
+                encode_object(made)
+                encode_object(deidentify(made, KEY))
+            outcomes.append("made")
+
+    assert "refused" in outcomes
