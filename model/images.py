@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
-import stat
 import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, JpegImagePlugin
 
-from model.errors import ArchiveUnavailable, RejectedImage, RejectReason
+from model.dicom import Frame, find_frame
+from model.dicom_elements import is_dicom
+from model.errors import RejectedImage, RejectReason
+from model.files import ObjectRoot, read_image_bytes
 from model.headers import coefficient_bytes
+
+__all__ = [
+    "ObjectRoot",
+    "blur_image",
+    "decode_image",
+    "encode_image",
+    "filter_warnings",
+    "glance_size",
+    "measure_image",
+    "read_image_bytes",
+    "resize_image",
+    "resize_map",
+]
 
 #: Raised whenever decoding, conversion or resizing changes: it is part of the model's manifest.
 PREPROCESSING_VERSION: Final = 1
@@ -32,6 +44,8 @@ MAX_PIXELS: Final = 50_000_000
 MAX_DECODED_BYTES: Final = 240_000_000
 #: Pillow keeps a pixel of several bands in four bytes.
 _PIXEL_BYTES: Final = 4
+#: As many values as a sample of eight bits has.
+_BYTE_VALUES: Final = 256
 
 #: Larger images than the target needs are converted in bands of about so many pixels: bounds the memory on top of
 #: the decoded image.
@@ -72,163 +86,8 @@ _OTHER_FORMATS: Final = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"%!PS", b"8BPS", b
 #: What Pillow's parsers raise on broken bytes.
 _BROKEN: Final = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError)
 
-#: Errors of the file system under the archive rather than of one file.
-_AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN})
-#: Errors of this process or host: they pass.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 
-
-class ObjectRoot(Protocol):
-    """The root of an archive that is no folder; `worker.objects.ObjectFolder` is one."""
-
-    def read(self, relative: str, limit: int) -> bytes:
-        """Read at most so many bytes of an object; OSError with the number a file system would have."""
-
-    def answers(self) -> bool:
-        """Say whether the root answers and has anything in it."""
-
-
-def read_image_bytes(root: Path | ObjectRoot, relative: str, *, max_bytes: int) -> bytes:
-    """Read one file of an archive without following a link out of it.
-
-    Every folder on the way is opened without following links, so that a path swapped after submit leads nowhere.
-
-    Args:
-        root: The archive's root, a folder or a place on object storage.
-        relative: Path below it, with forward slashes.
-        max_bytes: Larger files are refused unread.
-
-    Returns:
-        The file's bytes.
-
-    Raises:
-        RejectedImage: The path is unsafe, or the file missing, not regular, empty, too large or unreadable.
-        ArchiveUnavailable: The root itself does not answer.
-    """
-    parts = _safe_parts(relative)
-    if not isinstance(root, Path):
-        return _read_object(root, relative, parts, max_bytes)
-    folder = _open_root(root)
-    try:
-        for part in parts[:-1]:
-            below = _open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, folder)
-            os.close(folder)
-            folder = below
-        # Non-blocking: a FIFO named .jpg must not hold the worker.
-        file = _open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, folder)
-    except RejectedImage as rejected:
-        if rejected.reason is RejectReason.MISSING_IMAGE:
-            _check_root(root)
-        raise
-    finally:
-        os.close(folder)
-    try:
-        return _read_regular(file, max_bytes)
-    finally:
-        os.close(file)
-
-
-def _read_object(root: ObjectRoot, relative: str, parts: tuple[str, ...], max_bytes: int) -> bytes:
-    if relative != "/".join(parts):
-        # `a//b` and `./b` are other objects than `a/b` and `b`, where a folder has one file for both.
-        raise RejectedImage(RejectReason.UNSAFE_PATH)
-    try:
-        data = root.read(relative, max_bytes + 1)
-    except OSError as error:
-        # What is missing or refused is so for the whole root where a bucket is gone or a password has changed.
-        if error.errno in {errno.ENOENT, errno.EACCES} and not root.answers():
-            raise ArchiveUnavailable("The archive's root is empty or does not answer.") from None
-        raise _translate(error) from None
-    return _check_size(data, max_bytes)
-
-
-def _safe_parts(relative: str) -> tuple[str, ...]:
-    try:
-        # A lone surrogate names no file on any file system.
-        os.fsencode(relative)
-    except UnicodeEncodeError:
-        raise RejectedImage(RejectReason.UNSAFE_PATH) from None
-    path = PurePosixPath(relative)
-    if not relative or "\0" in relative or path.is_absolute() or not path.parts or ".." in path.parts:
-        raise RejectedImage(RejectReason.UNSAFE_PATH)
-    return path.parts
-
-
-def _open_root(root: Path) -> int:
-    try:
-        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ArchiveUnavailable(
-            f"The archive's root does not answer ({errno.errorcode.get(error.errno or 0)})."
-        ) from None
-
-
-def _check_root(root: Path) -> None:
-    # "Missing" is said only while the root answers and is not an empty mount point.
-    try:
-        with os.scandir(root) as entries:
-            if next(entries, None) is not None:
-                return
-    except OSError:
-        pass
-    raise ArchiveUnavailable("The archive's root is empty or does not answer.")
-
-
-def _open(name: str, flags: int, folder: int) -> int:
-    try:
-        return os.open(name, flags | os.O_CLOEXEC, dir_fd=folder)
-    except OSError as error:
-        raise _translate(error) from None
-
-
-def _translate(error: OSError) -> RejectedImage | ArchiveUnavailable:
-    if error.errno in _AWAY or error.errno in _EXHAUSTED:
-        return ArchiveUnavailable(f"The archive does not answer ({errno.errorcode.get(error.errno or 0)}).")
-    reasons = {
-        errno.ENOENT: RejectReason.MISSING_IMAGE,
-        errno.ELOOP: RejectReason.SYMLINK,
-        # A component that should be a folder is a link or a file.
-        errno.ENOTDIR: RejectReason.UNSAFE_PATH,
-        errno.EISDIR: RejectReason.NOT_A_REGULAR_FILE,
-        # A socket, or a device that nobody drives: waiting for it would hold the chunk for ever.
-        errno.ENXIO: RejectReason.NOT_A_REGULAR_FILE,
-        errno.ENODEV: RejectReason.NOT_A_REGULAR_FILE,
-        errno.ENAMETOOLONG: RejectReason.UNSAFE_PATH,
-        errno.EREMOTEIO: RejectReason.NOT_DELIVERED,
-    }
-    return RejectedImage(reasons.get(error.errno or 0, RejectReason.UNREADABLE))
-
-
-def _read_regular(file: int, max_bytes: int) -> bytes:
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise RejectedImage(RejectReason.NOT_A_REGULAR_FILE)
-        if found.st_size > max_bytes:
-            raise RejectedImage(RejectReason.TOO_LARGE_FILE)
-        data = _read_at_most(file, max_bytes + 1)
-    except OSError as error:
-        raise _translate(error) from None
-    return _check_size(data, max_bytes)
-
-
-def _check_size(data: bytes, max_bytes: int) -> bytes:
-    if not data:
-        raise RejectedImage(RejectReason.EMPTY_FILE)
-    if len(data) > max_bytes:
-        raise RejectedImage(RejectReason.TOO_LARGE_FILE)
-    return data
-
-
-def _read_at_most(file: int, limit: int) -> bytes:
-    pieces = []
-    while limit > 0 and (piece := os.read(file, min(limit, 1 << 20))):
-        pieces.append(piece)
-        limit -= len(piece)
-    return b"".join(pieces)
-
-
-def decode_image(data: bytes, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int | tuple[int, int], frame: int | None = None) -> NDArray[np.uint8]:
     """Decode an image, upright and in RGB, and resize the whole of it.
 
     Rules: EXIF orientation is applied; an alpha channel is laid on white; grey is repeated; 16-bit samples lose
@@ -240,48 +99,66 @@ def decode_image(data: bytes, size: int | tuple[int, int]) -> NDArray[np.uint8]:
     Args:
         data: The file's bytes.
         size: Side of the square in pixels, or (width, height); the aspect ratio is not kept.
+        frame: Which frame of a DICOM object, from 1; None where it has but one.
 
     Returns:
         `(height, width, 3)` uint8.
 
     Raises:
-        RejectedImage: The bytes are no JPEG or PNG, are broken, hold more than 50 megapixels, or would take more than
-            240 MB to decode.
+        RejectedImage: The bytes are no JPEG, PNG or photograph in DICOM, are broken, hold more than 50 megapixels, or
+            would take more than 240 MB to decode.
     """
-    width, height = (size, size) if isinstance(size, int) else size
-    coefficients = coefficient_bytes(data)
-    image = _open_checked(data)
-    return _guard(lambda: _convert(image, (width, height), coefficients), RejectReason.TRUNCATED)
+    target = (size, size) if isinstance(size, int) else size
+    found = _find_frame(data, frame)
+    if found.rows is not None:
+        return _guard(lambda: _fit_rows(found, target), RejectReason.TRUNCATED)
+    coefficients = coefficient_bytes(found.encoded)
+    image = _open_checked(found)
+    return _guard(lambda: _convert(image, target, coefficients, found.table), RejectReason.TRUNCATED)
 
 
-def measure_image(data: bytes) -> tuple[int, int]:
+def measure_image(data: bytes, frame: int | None = None) -> tuple[int, int]:
     """Measure an image as it is seen, upright.
+
+    Args:
+        data: The file's bytes.
+        frame: As `decode_image` takes it.
 
     Returns:
         Width and height in pixels.
 
     Raises:
-        RejectedImage: The bytes are no JPEG or PNG, are broken, or hold more than 50 megapixels.
+        RejectedImage: As `decode_image`, as far as the header shows it.
     """
-    image = _open_checked(data)
+    found = _find_frame(data, frame)
+    if found.rows is not None:
+        return found.width, found.height
+    image = _open_checked(found)
     if image.format == "PNG":
         # Its EXIF block may follow its pixels.
         _guard(image.load, RejectReason.TRUNCATED)
     return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 
-def glance_size(data: bytes) -> tuple[int, int]:
+def glance_size(data: bytes, frame: int | None = None) -> tuple[int, int]:
     """Measure an image as it is seen from its header alone, for its proportions.
 
     A PNG whose EXIF block follows its pixels is measured as it lies: to look there would be to decode it.
+
+    Args:
+        data: The file's bytes.
+        frame: As `decode_image` takes it.
 
     Returns:
         Width and height in pixels.
 
     Raises:
-        RejectedImage: The bytes are no JPEG or PNG, are broken, or hold more than 50 megapixels.
+        RejectedImage: As `decode_image`, as far as the header shows it.
     """
-    image = _open_checked(data)
+    found = _find_frame(data, frame)
+    if found.rows is not None:
+        return found.width, found.height
+    image = _open_checked(found)
     if image.format == "PNG" and "exif" not in image.info:
         return image.size
     return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
@@ -301,9 +178,21 @@ def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
         raise RejectedImage(otherwise) from None
 
 
-def _open_checked(data: bytes) -> Image.Image:
+def _find_frame(data: bytes, frame: int | None) -> Frame:
+    """Find what is to be decoded: of a DICOM object the frame, and of any other file all of it."""
+    if is_dicom(data):
+        return _guard(
+            lambda: find_frame(data, frame, max_pixels=MAX_PIXELS, max_bytes=MAX_DECODED_BYTES), RejectReason.UNREADABLE
+        )
+    return Frame(width=0, height=0, encoded=data, codings=FORMATS)
+
+
+def _open_checked(found: Frame) -> Image.Image:
+    data = found.encoded
     try:
-        image: Image.Image = _guard(lambda: Image.open(io.BytesIO(data), formats=FORMATS), RejectReason.NOT_AN_IMAGE)
+        image: Image.Image = _guard(
+            lambda: Image.open(io.BytesIO(data), formats=found.codings), RejectReason.NOT_AN_IMAGE
+        )
     except RejectedImage as rejected:
         if rejected.reason is RejectReason.NOT_AN_IMAGE and data.startswith(_OTHER_FORMATS):
             raise RejectedImage(RejectReason.UNSUPPORTED_FORMAT) from None
@@ -314,7 +203,9 @@ def _open_checked(data: bytes) -> Image.Image:
     return image
 
 
-def _convert(image: Image.Image, target: tuple[int, int], coefficients: int) -> NDArray[np.uint8]:
+def _convert(
+    image: Image.Image, target: tuple[int, int], coefficients: int, table: NDArray[np.uint8] | None
+) -> NDArray[np.uint8]:
     # At least twice the target in both directions, whichever way round EXIF turns it.
     enough = 2 * max(target)
     width, height = float(image.width), float(image.height)
@@ -325,11 +216,28 @@ def _convert(image: Image.Image, target: tuple[int, int], coefficients: int) -> 
     image.load()
     orientation = _orientation(image)
     factor = max(1, min(image.width // enough, image.height // enough))
-    rgb = _to_rgb(image) if factor == 1 else _average_squares(image, factor)
+    rgb = (
+        _to_rgb(image, table)
+        if factor == 1
+        else _average_squares(
+            (image.width, image.height),
+            factor,
+            lambda top, bottom: _to_rgb(image.crop((0, top, image.width, bottom)), table),
+        )
+    )
     # The last row and column of squares may be cut off by the image's border.
     box = (0, 0, width / factor, height / factor)
     resized = rgb.resize(target[::-1] if orientation in _SIDEWAYS else target, Image.Resampling.BILINEAR, box)
     return np.asarray(resized.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else resized, np.uint8)
+
+
+def _fit_rows(found: Frame, target: tuple[int, int]) -> NDArray[np.uint8]:
+    rows, width, height = found.rows, found.width, found.height
+    if rows is None:
+        raise RejectedImage(RejectReason.UNREADABLE)
+    factor = max(1, min(width // (2 * max(target)), height // (2 * max(target))))
+    rgb = _average_squares((width, height), factor, lambda top, bottom: Image.fromarray(rows(top, bottom)))
+    return np.asarray(rgb.resize(target, Image.Resampling.BILINEAR, (0, 0, width / factor, height / factor)), np.uint8)
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -342,16 +250,22 @@ def _orientation(image: Image.Image) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _average_squares(image: Image.Image, factor: int) -> Image.Image:
-    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
-    band = factor * max(1, _BAND_PIXELS // (image.width * factor))
-    for top in range(0, image.height, band):
-        rows = image.crop((0, top, image.width, min(top + band, image.height)))
-        small.paste(_to_rgb(rows).reduce(factor), (0, top // factor))
+def _average_squares(size: tuple[int, int], factor: int, rows: Callable[[int, int], Image.Image]) -> Image.Image:
+    """Average an image's squares, given its RGB rows from one up to another."""
+    width, height = size
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    band = factor * max(1, _BAND_PIXELS // (width * factor))
+    for top in range(0, height, band):
+        some = rows(top, min(top + band, height))
+        small.paste(some.reduce(factor) if factor > 1 else some, (0, top // factor))
     return small
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, table: NDArray[np.uint8] | None = None) -> Image.Image:
+    if table is not None:
+        # DICOM: what the samples of grey and indexed pictures mean stands in the header.
+        samples = np.asarray(image.convert("L") if len(table) <= _BYTE_VALUES else image.convert("I"))
+        return Image.fromarray(table[np.clip(samples, 0, len(table) - 1)]).convert("RGB")
     if image.mode.startswith("I"):
         samples = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
