@@ -132,6 +132,7 @@ def _translate(error: OSError) -> RejectedImage | ArchiveUnavailable:
         errno.ENXIO: RejectReason.NOT_A_REGULAR_FILE,
         errno.ENODEV: RejectReason.NOT_A_REGULAR_FILE,
         errno.ENAMETOOLONG: RejectReason.UNSAFE_PATH,
+        errno.EREMOTEIO: RejectReason.NOT_DELIVERED,
     }
     return RejectedImage(reasons.get(error.errno or 0, RejectReason.UNREADABLE))
 

@@ -214,6 +214,8 @@ class Walk:
     """
 
     def __init__(self, archive: Archive) -> None:
+        if isinstance(archive.root, DicomWebPlace):
+            raise TypeError("A PACS is listed, see producer.pacs, and not walked.")
         self._root = archive.root
         self._table = _name_table(archive)
         #: Files that are no items, by ending.

@@ -6,21 +6,25 @@ import json
 import os
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from db.batches import ItemRow
 from producer import staging
 from producer.archive import Archive, FoundFile, Walk
+from producer.dicom import DicomRecord
 from producer.objects import say_away
+from producer.pacs import STUDY_NOT_LISTED, PacsListing
 from producer.paths import open_below, split_suffix
 from producer.records import Record, read_record
 from producer.table import read_rows
 from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
+
+_Row = TypeVar("_Row")
 
 #: Rows handed to SQLite at once, and the step of the progress report.
 _MANY = 10_000
@@ -59,15 +63,11 @@ class Manifest:
         self._on_progress = on_progress or (lambda _count: None)
         self._base = sqlite3.connect("", isolation_level=None)
         self._base.executescript(f"{staging.PREPARE} {staging.SCHEMA}")
-        walk = Walk(archive)
-        self._stage_files(walk)
+        ignored = self._stage_pacs(archive.root) if isinstance(archive.root, DicomWebPlace) else self._stage_files()
         self._stage_rows()
         self._join()
-        #: Files that are no items, by ending.
-        self.ignored: dict[str, int] = dict(sorted(walk.ignored.items()))
-        if walk.unreadable_folders:
-            unlisted = [(None, "unreadable_folder", None)] * walk.unreadable_folders
-            self._base.executemany(staging.INSERT_PROBLEM, unlisted)
+        #: Files that are no items, by ending; of a PACS what is no image, by modality.
+        self.ignored: dict[str, int] = dict(sorted(ignored.items()))
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +81,28 @@ class Manifest:
         """Delete what was staged."""
         self._base.close()
 
-    def _stage_files(self, walk: Walk) -> None:
+    def _stage_files(self) -> Mapping[str, int]:
+        walk = Walk(self.archive)
         self._insert(staging.INSERT_FILE, (_file_values(file) for file in walk))
+        for _ in range(walk.unreadable_folders):
+            self._note(None, "unreadable_folder", None)
+        return walk.ignored
+
+    def _stage_pacs(self, place: DicomWebPlace) -> Mapping[str, int]:
+        listing = PacsListing(place)
+        self._base.execute("BEGIN")
+        for one in self._counted(iter(listing)):
+            if one.path is None or one.record is None:
+                self._base.execute(staging.INSERT_UNLISTED, (one.study_uid, one.rejected))
+                self._note(None, one.rejected or STUDY_NOT_LISTED, one.study_uid)
+                continue
+            file = FoundFile(path=one.path, size=None, mtime_ns=None, rejected=one.record.rejected)
+            self._base.execute(staging.INSERT_FILE, _file_values(file))
+            self._base.executemany(staging.INSERT_HEADER, _header_values(one.path, one.record))
+            for reason in one.record.problems:
+                self._note(None, reason, one.path)
+        self._base.execute("COMMIT")
+        return listing.ignored
 
     def _stage_rows(self) -> None:
         if self.archive.table is not None:
@@ -93,7 +113,7 @@ class Manifest:
         self._base.executemany(statement, self._counted(rows))
         self._base.execute("COMMIT")
 
-    def _counted(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def _counted(self, rows: Iterator[_Row]) -> Iterator[_Row]:
         for row in rows:
             self._read += 1
             if self._read % _MANY == 0:
@@ -113,7 +133,7 @@ class Manifest:
             if record is not None:
                 yield _record_values(record)
 
-    def _note(self, line: int, reason: str, image: str | None) -> None:
+    def _note(self, line: int | None, reason: str, image: str | None) -> None:
         self._base.execute(staging.INSERT_PROBLEM, (line, reason, image))
 
     def _join(self) -> None:
@@ -130,19 +150,23 @@ class Manifest:
         self._base.execute("COMMIT")
 
     def items(self) -> Iterator[ItemRow]:
-        """Stream every item: files by path, then rows without a file.
+        """Stream every item: files by path, then rows without a file, then what a PACS could not list.
 
         Returns:
             An iterator; it may be asked for several times.
         """
-        for path, size, mtime_ns, rejected, image, _by_path, *values in self._base.execute(staging.FILES):
+        for path, size, mtime_ns, rejected, frame, *rest in self._base.execute(staging.FILES):
+            study, series, instance, image, by_path, *values = rest
             name = os.fsdecode(path)
-            image_id = image if image is not None and not _by_path else name.rpartition("/")[2]
-            yield _item(name, size, mtime_ns, rejected, split_suffix(image_id)[0], values)
+            image_id = split_suffix(image if image is not None and not by_path else name.rpartition("/")[2])[0]
+            found = _item(name, size, mtime_ns, rejected, image_id if frame is None else f"{image_id}#{frame}", values)
+            yield replace(found, frame=frame, study_uid=study, series_uid=series, instance_uid=instance)
         for rejected, key, suffix, image, by_path, *values in self._base.execute(staging.LONE_ROWS):
             path = (f"{key}.{suffix}" if suffix else key) if by_path and key else None
             image_id = image if rejected != "missing_image" else key.rpartition("/")[2]
             yield _item(path, None, None, rejected, image_id, values)
+        for study, rejected in self._base.execute(staging.LIST_UNLISTED):
+            yield ItemRow(path=None, image_id=study, study_uid=study, rejected=rejected)
 
     def count(self) -> int:
         """Count the items.
@@ -249,6 +273,13 @@ def _file_values(file: FoundFile) -> tuple[Any, ...]:
     # A name that cannot be read cannot be named by a table either.
     keys = (None, None) if file.rejected == "unreadable_name" else (_key(path_key), _key(path_key.rpartition("/")[2]))
     return os.fsencode(file.path), file.size, file.mtime_ns, file.rejected, *keys, suffix
+
+
+def _header_values(path: str, record: DicomRecord) -> Iterator[tuple[Any, ...]]:
+    frames: Iterable[int | None] = range(1, record.frames + 1) if record.frames > 1 else (None,)
+    values = (record.age, record.sex, record.localization, record.patient_ref)
+    for frame in frames if record.rejected is None else (None,):
+        yield (os.fsencode(path), frame, *values, record.study_uid, record.series_uid, record.instance_uid)
 
 
 def _record_values(record: Record) -> tuple[Any, ...]:

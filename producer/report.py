@@ -40,7 +40,11 @@ _PLAIN = {
     "no_image_named": "rows that name no image (not used)",
     "cell_too_long": "rows with a cell of more than 500 characters (screened without it)",
     "unreadable_folder": "folders that cannot be listed (not screened)",
+    "study_not_listed": "studies that the PACS did not list (not screened; the same command asks for them again)",
+    "bad_uid": "entries of the PACS that no UID names (not screened)",
 }
+#: Of these no line of a table is to blame.
+_WITHOUT_LINE = frozenset({"image_without_row", "unreadable_folder", "study_not_listed", "bad_uid"})
 
 
 def printable(text: str | None) -> str:
@@ -75,7 +79,7 @@ def print_problems(console: Console, counts: Mapping[str, int], problems: Iterab
             break
         console.print(f"  line {problem.line}: {problem.reason}", highlight=False)
         shown += 1
-    lines = sum(count for reason, count in counts.items() if reason not in {"image_without_row", "unreadable_folder"})
+    lines = sum(count for reason, count in counts.items() if reason not in _WITHOUT_LINE)
     if lines > shown:
         console.print(f"  … and {lines - shown:,} more; problems.csv in the folder of --out lists all.")
 

@@ -7,9 +7,11 @@ from itertools import chain, islice
 from sqlalchemy import Engine
 
 from db.batches import ItemRow, add_chunk, discard_stale_loading, find_batch, finish_loading, get_batch, start_batch
+from db.known import settle_known
 from producer.archive import Archive
 from producer.errors import ArchiveProblem
 from producer.manifest import Manifest
+from worker.dicomweb import DicomWebPlace
 from worker.doorbell import Doorbell
 
 #: Chunks rung at once after a submit; the feeder goes on from there.
@@ -124,8 +126,8 @@ def _load(
     first = next(chunks, None)
     if first is None:
         raise ArchiveProblem(
-            "There is no image in this folder: files ending in jpg, jpeg, png and dcm are looked for, "
-            "in all folders below it. Check the path."
+            "There is no image in this archive: files ending in jpg, jpeg, png and dcm are looked for, in all folders "
+            "below it, and in a PACS objects with pixels. Check the path."
         )
     source = str(manifest.archive.root)
     batch_id = start_batch(engine, name=name, source=source, model_digest=model_digest, priority=priority)
@@ -136,6 +138,10 @@ def _load(
         rejected += sum(item.rejected is not None for item in items)
         if on_items is not None:
             on_items(loaded, rejected)
+    root = manifest.archive.root
+    if isinstance(root, DicomWebPlace):
+        # What a folder tells by size and time of change, and reading again would tell, is told by identifiers here.
+        settle_known(engine, batch_id, root.base)
     opened = finish_loading(engine, batch_id, digest, actor)
     return opened.batch_id, opened.existed
 

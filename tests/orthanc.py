@@ -1,6 +1,5 @@
 """An Orthanc of a test's own with its DICOMweb plugin, which can be killed and started again on the same data."""
 
-import io
 import json
 import os
 import shutil
@@ -15,13 +14,9 @@ from typing import Final, Self
 import numpy as np
 import pytest
 import urllib3
-from numpy.typing import NDArray
 from pydantic import SecretStr
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, VLPhotographicImageStorage
 
-from model.images import encode_image
+from tests.dicoms import PHOTOGRAPH, code, make_dicom
 from tests.servers import await_that, die_with_parent, find_port
 from worker.dicomweb import DicomWebPlace
 from worker.wado import Access
@@ -156,38 +151,16 @@ def skin_object(
     *,
     brightness: int = 128,
     frames: int = 1,
-    modality: str = "XC",
-    date: str = "20240301",
-    compressed: bool = False,
-    image: bool = True,
+    syntax: str = "explicit",
+    **headers: object,
 ) -> bytes:
-    """Make a small photograph of one brightness, or an object without pixels, as a file of PS3.10."""
-    sop_class = VLPhotographicImageStorage if image else BasicTextSRStorage
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if compressed else ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
-    dataset.StudyInstanceUID = f"2.25.{study}"
-    dataset.SeriesInstanceUID = f"2.25.{study}.{series}"
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.{study}.{series}.{instance}"
-    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = f"Nobody^{study}", f"P{study}", "19700101"
-    dataset.PatientSex, dataset.PatientAge, dataset.StudyDate, dataset.StudyTime = "F", "054Y", date, "101010"
-    dataset.Modality, dataset.StudyID, dataset.SeriesNumber, dataset.InstanceNumber = modality, "1", series, instance
-    region = Dataset()
-    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "77568009", "SCT", "Back"
-    dataset.AnatomicRegionSequence = [region]
-    if image:
-        _add_pixels(dataset, np.full((frames, 16, 16, 3), brightness, np.uint8), compressed=compressed)
-    out = io.BytesIO()
-    dataset.save_as(out, enforce_file_format=True)
-    return out.getvalue()
-
-
-def _add_pixels(dataset: Dataset, pixels: NDArray[np.uint8], *, compressed: bool) -> None:
-    dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PixelRepresentation = 3, 0, 0
-    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 8, 8, 7
-    dataset.PhotometricInterpretation = "YBR_FULL_422" if compressed else "RGB"
-    if len(pixels) > 1:
-        dataset.NumberOfFrames = len(pixels)
-    dataset.PixelData = encapsulate([encode_image(one) for one in pixels]) if compressed else pixels.tobytes()
-    dataset["PixelData"].VR = "OB"
+    """Make a small photograph of one brightness that is called by its numbers."""
+    names = {
+        "StudyInstanceUID": f"2.25.{study}",
+        "SeriesInstanceUID": f"2.25.{study}.{series}",
+        "SOPInstanceUID": f"2.25.{study}.{series}.{instance}",
+    }
+    said = {"PatientID": f"P{study}", "PatientSex": "F", "PatientAge": "054Y", "StudyDate": "20240301"}
+    coded = {"AnatomicRegionSequence": [code("SCT", "77568009", "Back")], "Modality": "XC"}
+    pixels = [np.full((16, 16, 3), brightness, np.uint8)] * frames
+    return make_dicom(pixels, syntax, sop_class=PHOTOGRAPH, **{**names, **said, **coded, **headers})

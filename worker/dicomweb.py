@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -201,6 +201,11 @@ class DicomWebPlace:
 
     def __str__(self) -> str:
         return str(self.address)
+
+    @property
+    def base(self) -> str:
+        """Where it is, without what of it is meant."""
+        return str(replace(self.address, filters=()))
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from model.errors import ArchiveUnavailable, RejectedImage
 from model.images import read_image_bytes
 from producer.errors import ArchiveProblem, ServiceProblem
 from producer.pacs import PacsListing, insist_on_studies
+from tests.dicoms import STRUCTURED_REPORT, make_headers, write_dicom
 from tests.orthanc import Orthanc, skin_object
 from worker.dicomweb import DicomWebPlace
 from worker.wado import Access
@@ -45,7 +46,7 @@ def refusal(place: DicomWebPlace, relative: str, most: int = 10_000) -> str:
 
 def test_instances_are_read_as_they_are_stored_within_the_limits_of_files(orthanc: Orthanc) -> None:
     # Given two instances, one of them compressed
-    plain, squeezed = skin_object(1, brightness=7), skin_object(2, brightness=90, compressed=True)
+    plain, squeezed = skin_object(1, brightness=7), skin_object(2, brightness=90, syntax="jpeg")
     orthanc.store([plain, squeezed])
     place = orthanc.place()
 
@@ -87,8 +88,10 @@ def test_a_pacs_is_listed_whole_whatever_its_pages(orthanc: Orthanc, page_rows: 
     # Given studies of two modalities, with several series, instances and frames, and with a report in one of them
     stored = {(s, r, i): skin_object(s, r, i, brightness=s) for s in range(1, 8) for r in range(2) for i in range(2)}
     orthanc.store(stored.values())
-    orthanc.store([skin_object(8, modality="CR"), skin_object(9, date="20230102"), skin_object(1, 5, frames=3)])
-    orthanc.store([skin_object(2, 6, image=False)])
+    orthanc.store([skin_object(8, Modality="CR"), skin_object(9, StudyDate="20230102"), skin_object(1, 5, frames=3)])
+
+    report = make_headers(sop_class=STRUCTURED_REPORT, Modality="XC", StudyDate="20240301", StudyInstanceUID="2.25.2")
+    orthanc.store([write_dicom(report)])
 
     # If it is listed with any size of pages
     place = orthanc.place("StudyDate=20240101-20241231&Modality=XC")
