@@ -291,7 +291,7 @@ def resize_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
 
 def decode_layer(data: bytes) -> NDArray[np.uint8]:
     """Decode a picture of ours as `(height, width, 4)` uint8 RGB with opacity; RejectedImage where it is none."""
-    image = _open_checked(data)
+    image = _open_checked(Frame(width=0, height=0, encoded=data, codings=("PNG",)))
     return np.asarray(_guard(lambda: image.convert("RGBA"), RejectReason.TRUNCATED), np.uint8)
 
 
