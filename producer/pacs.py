@@ -21,7 +21,7 @@ from worker.wado import error_of
 #: Reason code of a study whose listing failed or hung: the same command, run again, asks for it anew.
 STUDY_NOT_LISTED: Final = "study_not_listed"
 #: Reason code of an instance that the PACS names by what is no UID, so that it cannot be asked for.
-BAD_UID: Final = "bad_uid"
+NO_UID: Final = "no_uid"
 
 #: Rows that are asked for at once; servers may give fewer, or all they have.
 PAGE_ROWS: Final = 200
@@ -29,8 +29,6 @@ PAGE_ROWS: Final = 200
 _ANSWER_BYTES: Final = 8 << 20
 #: Studies that are listed or wait to be listed at once, for each connection.
 _WINDOW: Final = 4
-#: Pages in a row that say nothing new end a listing: a server may begin anew, for ever.
-_BARREN_PAGES: Final = 3
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _MODALITY, _SOP_CLASS, _ROWS = "00080060", "00080016", "00280010"
@@ -137,7 +135,7 @@ class PacsListing:
     def _list_study(self, study: Row) -> list[ListedInstance]:
         uid = _text(study, _STUDY)
         if uid is None or not is_uid(uid):
-            return [ListedInstance(path=None, study_uid=None, record=None, rejected=BAD_UID)]
+            return [ListedInstance(path=None, study_uid=None, record=None, rejected=NO_UID)]
         try:
             return list(self._instances(study, uid))
         except OSError as error:
@@ -152,7 +150,7 @@ class PacsListing:
         for series in self._pages("series", path, self._wanted("series"), _SERIES, _remember(), count):
             name = _text(series, _SERIES)
             if name is None or not is_uid(name):
-                yield ListedInstance(path=None, study_uid=uid, record=None, rejected=BAD_UID)
+                yield ListedInstance(path=None, study_uid=uid, record=None, rejected=NO_UID)
             else:
                 yield from self._of_series({**study, **series}, uid, f"{path}/{name}")
 
@@ -162,7 +160,7 @@ class PacsListing:
         for row in self._pages("instances", path, wanted, _INSTANCE, _remember(), count):
             uid = _text(row, _INSTANCE)
             if uid is None or not is_uid(uid):
-                yield ListedInstance(path=None, study_uid=study, record=None, rejected=BAD_UID)
+                yield ListedInstance(path=None, study_uid=study, record=None, rejected=NO_UID)
                 continue
             if headers is None:
                 headers = self._headers_of_series(series)
@@ -201,29 +199,30 @@ class PacsListing:
     ) -> Iterator[Row]:
         """Ask page by page, until nothing new comes, and give every row once.
 
-        A short page says nothing: servers cap them. With as many rows as there are said to be, it is the last. An empty
-        one is believed where a longer page is empty too: Orthanc 1.10 counts a page from the very first row on where
-        ModalitiesInStudy is asked for. Rows come twice where the list moves while it is read.
+        A short page says nothing: servers cap them. With as many rows as there are said to be, it is the last. A page
+        with nothing new is believed where a longer one has nothing new either: some servers ignore the offset, and
+        Orthanc 1.10 counts a page from the very first row on where ModalitiesInStudy is asked for. Rows come twice
+        where the list moves while it is read.
         """
         fields = [("includefield", tag) for tag in _KEPT] if level == "instances" else []
-        offset = barren = skipped = 0
-        before: list[str | None] = []
-        while barren < _BARREN_PAGES:
-            limit = self._page_rows + skipped
+        offset, longer = 0, False
+        while True:
+            limit = self._page_rows + (offset if longer else 0)
             query = [*wanted.items(), *fields, ("limit", str(limit)), ("offset", str(offset))]
             rows = self._ask(path, urlencode(query, safe="-"))
-            names = [_text(row, key) for row in rows]
-            if names and names == before and len(rows) == limit:
-                # It keeps to the limit and not to the offset: the rest cannot be had, and must not go unnoticed.
-                raise error_of(errno.ENOTSUP)
-            new = [row for row, name in zip(rows, names, strict=True) if is_new(name or "")]
+            new = [row for row in rows if is_new(_text(row, key) or "")]
             yield from (row for row in new if self._matches(level, row))
             offset += len(rows)
-            if names == before or (count is not None and len(rows) < limit and offset >= count):
+            if count is not None and len(rows) < limit and offset >= count:
                 return
-            if not rows or skipped:
-                skipped = offset
-            before, barren = names, 0 if new else barren + 1
+            if new:
+                continue
+            if longer or not offset:
+                break
+            longer = True
+        if len(rows) == self._page_rows and level == "studies" and "StudyInstanceUID" not in wanted:
+            # As many as were asked for at first, again and again: there are more, and they must not go unnoticed.
+            raise error_of(errno.ENOTSUP)
 
     def _wanted(self, level: str) -> dict[str, str]:
         return {name: self._filters[name] for name in _FILTERS[level] if name in self._filters}
@@ -295,9 +294,12 @@ def _remember() -> Callable[[str], bool]:
 
 
 def _read_headers(headers: Row) -> DicomRecord:
+    from pydicom import config
     from pydicom.datadict import dictionary_VR
     from pydicom.dataset import Dataset
 
+    # It quotes values in warnings and in its log.
+    config.settings.reading_validation_mode = config.IGNORE
     dataset = Dataset()
     for tag in _KEPT:
         element = headers.get(tag)

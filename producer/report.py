@@ -41,10 +41,10 @@ _PLAIN = {
     "cell_too_long": "rows with a cell of more than 500 characters (screened without it)",
     "unreadable_folder": "folders that cannot be listed (not screened)",
     "study_not_listed": "studies that the PACS did not list (not screened; the same command asks for them again)",
-    "bad_uid": "entries of the PACS that no UID names (not screened)",
+    "no_uid": "entries of the PACS that no UID names (not screened)",
 }
 #: Of these no line of a table is to blame.
-_WITHOUT_LINE = frozenset({"image_without_row", "unreadable_folder", "study_not_listed", "bad_uid"})
+_WITHOUT_LINE = frozenset({"image_without_row", "unreadable_folder", "study_not_listed", "no_uid"})
 
 
 def printable(text: str | None) -> str:
