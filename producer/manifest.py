@@ -7,7 +7,7 @@ import os
 import sqlite3
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,8 @@ from typing import Any, Self
 from db.batches import ItemRow
 from producer import staging
 from producer.archive import Archive, FoundFile, Walk
+from producer.dicom import DicomRecord
+from producer.dicom_sites import same_site
 from producer.errors import ServiceProblem
 from producer.objects import AWAY
 from producer.paths import open_below, split_suffix
@@ -24,6 +26,8 @@ from worker.objects import ObjectFolder
 
 #: Rows handed to SQLite at once, and the step of the progress report.
 _MANY = 10_000
+#: Ages this close are one: the ISIC Archive and HAM10000 round to five years, and a birthday may lie between.
+_SAME_AGE_YEARS = 3.5
 #: Bytes read of a file at three places, to tell copies from namesakes.
 _SAMPLE_BYTES = 4096
 
@@ -82,11 +86,17 @@ class Manifest:
         self._base.close()
 
     def _stage_files(self, walk: Walk) -> None:
-        self._insert(staging.INSERT_FILE, (_file_values(file) for file in walk))
+        self._insert(staging.INSERT_FILE, self._read_files(walk))
 
     def _stage_rows(self) -> None:
         if self.archive.table is not None:
             self._insert(staging.INSERT_RECORD, self._read_records())
+
+    def _read_files(self, walk: Walk) -> Iterator[tuple[Any, ...]]:
+        for file in walk:
+            for reason in file.header.problems if file.header else ():
+                self._note(None, reason, file.path)
+            yield _file_values(file)
 
     def _insert(self, statement: str, rows: Iterator[tuple[Any, ...]]) -> None:
         self._base.execute("BEGIN")
@@ -113,13 +123,16 @@ class Manifest:
             if record is not None:
                 yield _record_values(record)
 
-    def _note(self, line: int, reason: str, image: str | None) -> None:
+    def _note(self, line: int | None, reason: str, image: str | None) -> None:
         self._base.execute(staging.INSERT_PROBLEM, (line, reason, image))
 
     def _join(self) -> None:
         self._base.executescript(f"{staging.INDEXES} {staging.MATCH} {staging.LOSERS} {staging.ALIKE}")
         self._sample_alike()
         self._base.executescript(staging.SHARED)
+        for path, *values in self._base.execute(staging.LIST_HEADERS):
+            if not _agree(*values):
+                self._note(None, "header_differs", os.fsdecode(path))
 
     def _sample_alike(self) -> None:
         # Read in one statement, written in another: the list is as long as the archive in Kaggle's copy of HAM10000.
@@ -137,8 +150,12 @@ class Manifest:
         """
         for path, size, mtime_ns, rejected, image, _by_path, *values in self._base.execute(staging.FILES):
             name = os.fsdecode(path)
-            image_id = image if image is not None and not _by_path else name.rpartition("/")[2]
-            yield _item(name, size, mtime_ns, rejected, split_suffix(image_id)[0], values)
+            image_id = split_suffix(image if image is not None and not _by_path else name.rpartition("/")[2])[0]
+            *said, frames, study, series, instance = values
+            one = _item(name, size, mtime_ns, rejected, image_id, said)
+            one = replace(one, study_uid=study, series_uid=series, instance_uid=instance)
+            for frame in range(1, frames + 1):
+                yield one if frames == 1 else replace(one, frame=frame, image_id=f"{image_id}#{frame}")
         for rejected, key, suffix, image, by_path, *values in self._base.execute(staging.LONE_ROWS):
             path = (f"{key}.{suffix}" if suffix else key) if by_path and key else None
             image_id = image if rejected != "missing_image" else key.rpartition("/")[2]
@@ -248,7 +265,31 @@ def _file_values(file: FoundFile) -> tuple[Any, ...]:
     path_key, suffix = split_suffix(file.path)
     # A name that cannot be read cannot be named by a table either.
     keys = (None, None) if file.rejected == "unreadable_name" else (_key(path_key), _key(path_key.rpartition("/")[2]))
-    return os.fsencode(file.path), file.size, file.mtime_ns, file.rejected, *keys, suffix
+    header = file.header or DicomRecord()
+    said = (header.age, header.sex, header.localization, header.patient_ref)
+    uids = (header.study_uid, header.series_uid, header.instance_uid)
+    return os.fsencode(file.path), file.size, file.mtime_ns, file.rejected, *keys, suffix, header.frames, *uids, *said
+
+
+def _agree(
+    age: float | None,
+    header_age: float | None,
+    sex: str | None,
+    header_sex: str | None,
+    site: str | None,
+    header_site: str | None,
+    patient: str | None,
+    header_patient: str | None,
+) -> bool:
+    """Say whether a row of the table and a DICOM header contradict each other in nothing that both say."""
+    if age is not None and header_age is not None and abs(age - header_age) >= _SAME_AGE_YEARS:
+        return False
+    # Tables write m and f too.
+    if sex is not None and header_sex is not None and sex.strip().casefold()[:1] != header_sex[:1]:
+        return False
+    if site is not None and header_site is not None and not same_site(site, header_site):
+        return False
+    return patient is None or header_patient is None or patient == header_patient
 
 
 def _record_values(record: Record) -> tuple[Any, ...]:

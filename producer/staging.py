@@ -11,7 +11,9 @@ PREPARE = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_siz
 SCHEMA = """
 CREATE TABLE file (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, rejected TEXT,
-    path_key TEXT, name_key TEXT, suffix TEXT
+    path_key TEXT, name_key TEXT, suffix TEXT,
+    frames INTEGER NOT NULL, study_uid TEXT, series_uid TEXT, instance_uid TEXT,
+    age REAL, sex TEXT, localization TEXT, patient_ref TEXT
 ) WITHOUT ROWID;
 CREATE TABLE record (
     line INTEGER PRIMARY KEY, image TEXT, key TEXT, by_path INTEGER, suffix TEXT, age REAL, sex TEXT,
@@ -85,18 +87,26 @@ DELETE FROM chosen WHERE line IN (SELECT line FROM shared WHERE ambiguous);
 """
 
 _ROW = "r.image, r.by_path, r.age, r.sex, r.localization, r.lesion_id, r.patient_ref, r.label"
-FILES = f"""
-SELECT f.path, f.size, f.mtime_ns, f.rejected, {_ROW} FROM file f
+FILES = """
+SELECT f.path, f.size, f.mtime_ns, f.rejected, r.image, r.by_path, coalesce(r.age, f.age), coalesce(r.sex, f.sex),
+    coalesce(r.localization, f.localization), r.lesion_id, coalesce(r.patient_ref, f.patient_ref), r.label,
+    f.frames, f.study_uid, f.series_uid, f.instance_uid FROM file f
 LEFT JOIN chosen c ON c.path = f.path LEFT JOIN record r ON r.line = c.line ORDER BY f.path
 """
+# A table and a header that both say something of one image.
+LIST_HEADERS = """
+SELECT f.path, r.age, f.age, r.sex, f.sex, r.localization, f.localization, r.patient_ref, f.patient_ref FROM file f
+JOIN chosen c ON c.path = f.path JOIN record r ON r.line = c.line ORDER BY f.path
+"""
+
 _LONE = "FROM record r WHERE r.rejected IS NOT NULL OR r.line IN (SELECT line FROM missing)"
 LONE_ROWS = f"""
 SELECT coalesce(r.rejected, 'missing_image'), r.key, r.suffix, {_ROW} {_LONE}
 ORDER BY r.image, r.age, r.sex, r.localization, r.lesion_id, r.patient_ref, r.label
 """
 
-#: Of a file there is one item, whatever rows mean it.
-COUNT_ITEMS = f"SELECT (SELECT count(*) FROM file) + (SELECT count(*) {_LONE})"
+#: Of a file, or of each frame of it, there is one item, whatever rows mean it.
+COUNT_ITEMS = f"SELECT (SELECT coalesce(sum(frames), 0) FROM file) + (SELECT count(*) {_LONE})"
 
 #: Files that no row is about.
 _FILES_WITHOUT_ROW = "FROM file f WHERE NOT EXISTS (SELECT 1 FROM pair p WHERE p.path = f.path)"
@@ -105,6 +115,6 @@ COUNT_FILES_WITHOUT_ROW = f"SELECT count(*) {_FILES_WITHOUT_ROW}"
 LIST_FILES_WITHOUT_ROW = f"SELECT f.path {_FILES_WITHOUT_ROW} ORDER BY f.path"
 PROBLEM_COUNTS = "SELECT reason, count(*) FROM problem GROUP BY reason ORDER BY reason"
 LIST_PROBLEMS = "SELECT line, reason, image FROM problem ORDER BY line IS NULL, line, reason"
-INSERT_FILE = f"INSERT INTO file VALUES ({', '.join('?' * 7)})"
+INSERT_FILE = f"INSERT INTO file VALUES ({', '.join('?' * 15)})"
 INSERT_RECORD = f"INSERT INTO record VALUES ({', '.join('?' * 12)})"
 INSERT_PROBLEM = "INSERT INTO problem VALUES (?, ?, ?)"

@@ -125,7 +125,7 @@ def _load(
     if first is None:
         raise ArchiveProblem(
             "There is no image in this folder: files ending in jpg, jpeg, png and dcm are looked for, "
-            "in all folders below it. Check the path."
+            "and DICOM objects without an ending, in all folders below it. Check the path."
         )
     source = str(manifest.archive.root)
     batch_id = start_batch(engine, name=name, source=source, model_digest=model_digest, priority=priority)
