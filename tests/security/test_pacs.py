@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydicom import config
 
@@ -40,7 +40,12 @@ def test_what_a_pacs_says_of_patients_is_in_no_log_no_error_and_not_in_redis(
     archive.activate_model()
     gate = Proxy.start(0, orthanc.port)
     stack.environment.update(orthanc.settings_through(gate.port), WORKER_DICOMWEB_SECONDS="0.5")
-    said = {"PatientName": CANARY, "PatientID": CANARY, "StudyDescription": CANARY, "AccessionNumber": CANARY}
+    said: dict[str, Any] = {
+        "PatientName": CANARY,
+        "PatientID": CANARY,
+        "StudyDescription": CANARY,
+        "AccessionNumber": CANARY,
+    }
     said |= {"InstitutionName": CANARY, "ReferringPhysicianName": CANARY, "StudyID": CANARY}
     orthanc.store(skin_object(number, **said) for number in range(1, 4))
     orthanc.store([skin_object(4, **said, PatientAge="9XY", PatientSex=CANARY, BodyPartExamined=CANARY)])
