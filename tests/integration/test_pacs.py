@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from click.testing import CliRunner
+from pydicom.datadict import dictionary_VR
 from sqlalchemy import text
 
 from model.errors import ArchiveUnavailable, RejectedImage
@@ -21,7 +22,7 @@ from model.images import read_image_bytes
 from producer.cli import cli
 from producer.errors import ArchiveProblem, ServiceProblem
 from producer.pacs import PacsListing, insist_on_studies
-from tests.dicoms import STRUCTURED_REPORT, make_headers, write_dicom
+from tests.dicoms import PHOTOGRAPH, STRUCTURED_REPORT, make_headers, write_dicom
 from tests.orthanc import PASSWORD, Orthanc, skin_object
 from worker.dicomweb import DicomWebPlace
 from worker.doorbell import Doorbell
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from tests.archive import Archive
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
+#: SOP class and rows of pixels.
+PHOTOGRAPHS = {"00080016": PHOTOGRAPH, "00280010": 16}
 
 
 @pytest.fixture
@@ -217,6 +220,8 @@ def scripted(answer: Handling, *, silence: float = 5, patience: float = 20) -> I
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        #: Of a connection that is kept open; seconds.
+        timeout = 10
 
         def do_GET(self) -> None:
             made.asked.append(self.path)
@@ -247,7 +252,8 @@ def scripted(answer: Handling, *, silence: float = 5, patience: float = 20) -> I
 
 
 def rows(key: str, *names: str, **more: Any) -> bytes:
-    other = {tag: {"vr": "IS", "Value": [value]} for tag, value in more.items()}
+    """Write rows as DICOM JSON, each with a name under one tag."""
+    other = {tag: {"vr": dictionary_VR(tag), "Value": [value]} for tag, value in more.items()}
     return json.dumps([{key: {"vr": "UI", "Value": [name]}, **other} for name in names]).encode()
 
 
@@ -376,7 +382,7 @@ def listing_of(
             return 200, {}, rows(STUDY, *choose(names, query))
         if path.endswith("/series"):
             return 200, {}, rows(SERIES, f"{parts[1]}.0")
-        return 200, {}, rows(INSTANCE, f"{parts[1]}.0.0", **{"00280010": 16})
+        return 200, {}, rows(INSTANCE, f"{parts[1]}.0.0", **PHOTOGRAPHS)
 
     with scripted(handle) as server:
         paths = [one.path for one in PacsListing(server.place, 4)]
@@ -450,7 +456,7 @@ def test_a_study_that_cannot_be_listed_is_one_rejected_entry(
             return 200, {}, rows(STUDY, "2.25.1", "2.25.2", "../../admin")
         if path.endswith("/series"):
             return series if parts[1] == "2.25.1" else (200, {}, rows(SERIES, "2.25.2.0"))
-        return 200, {}, rows(INSTANCE, "2.25.2.0.0", **{"00280010": 16})
+        return 200, {}, rows(INSTANCE, "2.25.2.0.0", **PHOTOGRAPHS)
 
     with scripted(handle) as server:
         found = [(one.path, one.study_uid, one.rejected) for one in PacsListing(server.place)]
@@ -472,7 +478,7 @@ def test_headers_that_are_too_long_together_are_asked_for_one_by_one() -> None:
             return 200, {}, b"[" + b" " * (9 << 20) + b"]"
         if path.endswith("/instances"):
             return 200, {}, rows(INSTANCE, "2.25.1.0.0", "2.25.1.0.1")
-        return 200, {}, rows(INSTANCE, path.split("/")[-2], **{"00280010": 16, "00280008": 2})
+        return 200, {}, rows(INSTANCE, path.split("/")[-2], **PHOTOGRAPHS, **{"00280008": 2})
 
     with scripted(handle) as server:
         found = {one.path: one.read() for one in PacsListing(server.place)}
