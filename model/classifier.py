@@ -134,8 +134,12 @@ class Classifier:
         """
         return memory_in_use()
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
         """Decode an image file to the network's input; any thread may call it.
+
+        Args:
+            data: The file's bytes.
+            frame: Which frame of a DICOM object, from 1; None where it has but one.
 
         Returns:
             `(s, s, 3)` uint8 RGB.
@@ -143,7 +147,7 @@ class Classifier:
         Raises:
             RejectedImage: The bytes are no usable image.
         """
-        return decode_image(data, self.input_size)
+        return decode_image(data, self.input_size, frame)
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
         """Score a batch.

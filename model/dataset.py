@@ -37,6 +37,7 @@ class LabelledImage:
         label: Index in `CLASSES`.
         patient: Age, sex and site.
         dx_type: How the diagnosis was made ("histo", "follow_up", "consensus", "confocal"), or "" where nothing says.
+        frame: Which frame of a DICOM object, from 1; None where it has but one.
     """
 
     root: Path | ObjectRoot
@@ -46,6 +47,7 @@ class LabelledImage:
     label: int
     patient: PatientMetadata
     dx_type: str = ""
+    frame: int | None = None
 
 
 def read_labels(folder: Path) -> list[LabelledImage]:
@@ -98,7 +100,7 @@ def load_images(rows: Sequence[LabelledImage], size: tuple[int, int] = CACHED_SI
     images = np.empty((len(rows), size[1], size[0], 3), np.uint8)
 
     def load(index: int) -> None:
-        images[index] = decode_image(read_image(rows[index]), size)
+        images[index] = decode_image(read_image(rows[index]), size, rows[index].frame)
 
     with ThreadPoolExecutor(max_workers=THREADS) as threads:
         list(threads.map(load, range(len(rows))))
@@ -113,11 +115,21 @@ def digest_data(rows: Sequence[LabelledImage]) -> str:
     """
 
     def line(row: LabelledImage) -> str:
-        return f"{hashlib.sha256(read_image(row)).hexdigest()} {row.lesion_id} {CLASSES[row.label]}"
+        return f"{name_image(read_image(row), row.frame)} {row.lesion_id} {CLASSES[row.label]}"
 
     with ThreadPoolExecutor(max_workers=THREADS) as threads:
         lines = sorted(threads.map(line, rows))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def name_image(data: bytes, frame: int | None) -> str:
+    """Name an image by its content: the file's sha256, and the frame where it is one of several."""
+    return name_frame(hashlib.sha256(data).hexdigest(), frame)
+
+
+def name_frame(image_digest: str, frame: int | None) -> str:
+    """Name an image by its file's sha256, hexadecimal, and the frame where it is one of several."""
+    return image_digest if frame is None else f"{image_digest}#{frame}"
 
 
 def read_image(row: LabelledImage) -> bytes:

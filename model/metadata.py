@@ -147,7 +147,9 @@ class PatientMetadata:
 UNKNOWN: Final = PatientMetadata()
 
 
-def input_digest(image_digest: str, metadata: PatientMetadata, encoding: MetadataEncoding = "small") -> str:
+def input_digest(
+    image_digest: str, metadata: PatientMetadata, encoding: MetadataEncoding = "small", frame: int | None = None
+) -> str:
     """Identify what the model saw: the image's bytes and the normalised metadata.
 
     Each part is framed by its length, so that no two different pairs share an encoding.
@@ -156,6 +158,7 @@ def input_digest(image_digest: str, metadata: PatientMetadata, encoding: Metadat
         image_digest: sha256 of the image file's bytes, hexadecimal.
         metadata: Age, sex and site as they stand in the ledger.
         encoding: The model's, which decides what it can tell apart.
+        frame: Which frame of a file that has several, from 1.
 
     Returns:
         sha256, hexadecimal.
@@ -167,7 +170,11 @@ def input_digest(image_digest: str, metadata: PatientMetadata, encoding: Metadat
         separators=(",", ":"),
     )
     digest = hashlib.sha256()
-    for part in (image_digest.encode(), canonical.encode()):
+    parts = [image_digest.encode(), canonical.encode()]
+    if frame is not None:
+        # Only where there are several, so that every other input is what it was in earlier versions.
+        parts.append(f"frame {frame}".encode())
+    for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()

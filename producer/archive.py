@@ -10,8 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from producer import objects, pacs
+from producer.dicom import DIRECTORY, DicomRecord, read_file
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
-from producer.paths import split_suffix
+from producer.paths import may_be_dicom, open_below, split_suffix
 from producer.table import Table, open_table
 from worker.dicomweb import DicomWebPlace, is_pacs
 from worker.objects import ObjectFolder
@@ -86,6 +87,8 @@ class FoundFile:
     mtime_ns: int | None
     #: Reason code where it will not be opened.
     rejected: str | None = None
+    #: What its headers say, of a DICOM object.
+    header: DicomRecord | None = None
 
 
 def open_archive(
@@ -226,8 +229,8 @@ class Walk:
     def __iter__(self) -> Iterator[FoundFile]:
         if isinstance(self._root, ObjectFolder):
             for relative, found in objects.list_objects(self._root):
-                if self._is_item(relative):
-                    yield _look_at_object(relative, found)
+                if self._may_be_item(relative):
+                    yield from self._as_item(_look_at_object(relative, found))
             return
         pending = [""]
         while pending:
@@ -241,23 +244,54 @@ class Walk:
                     if entry.is_dir(follow_symlinks=False):
                         found_folder(relative)
                     elif (file := self._look_at(entry, relative)) is not None:
-                        yield file
+                        yield from self._as_item(file)
         except OSError as error:
             if not folder or error.errno in _AWAY:
                 raise ServiceProblem("The archive does not answer; check that it is mounted, and run again.") from error
             if error.errno != errno.ENOENT:
                 self.unreadable_folders += 1
 
-    def _is_item(self, relative: str) -> bool:
-        if split_suffix(relative.rpartition("/")[2])[1] is not None:
+    def _may_be_item(self, relative: str) -> bool:
+        name = relative.rpartition("/")[2]
+        if relative != self._table and (split_suffix(name)[1] is not None or may_be_dicom(name)):
             return True
+        self._ignore(relative)
+        return False
+
+    def _ignore(self, relative: str) -> None:
         if relative != self._table:
             ending = Path(relative).suffix.lower().lstrip(".")
             self.ignored[ending.encode("utf-8", "replace").decode()[:20] or "(none)"] += 1
-        return False
+
+    def _as_item(self, file: FoundFile) -> Iterator[FoundFile]:
+        """Give a file that is an item, with its headers where it is a DICOM object, and count one that is none."""
+        if not may_be_dicom(file.path.rpartition("/")[2]):
+            yield file
+            return
+        header = None if file.rejected else self._read_header(file.path)
+        if header is not None and header.rejected == DIRECTORY:
+            self.ignored[DIRECTORY] += 1
+        elif header is not None:
+            yield replace(file, header=header, rejected=header.rejected)
+        elif split_suffix(file.path)[1] is not None:
+            yield file
+        else:
+            self._ignore(file.path)
+
+    def _read_header(self, relative: str) -> DicomRecord | None:
+        try:
+            with open_below(self._root, relative) as file:
+                return read_file(file)
+        except OSError as error:
+            if isinstance(self._root, ObjectFolder) and error.errno == errno.EIO:
+                raise ServiceProblem(objects.AWAY) from error
+            if error.errno in _AWAY - {errno.ENXIO, errno.ENODEV}:
+                raise ServiceProblem("The archive does not answer; check that it is mounted, and run again.") from error
+            # The worker meets the same, and says what it is.
+            return None
 
     def _look_at(self, entry: os.DirEntry[str], relative: str) -> FoundFile | None:
-        if not self._is_item(relative):
+        if not self._may_be_item(relative):
             return None
         try:
             status = entry.stat(follow_symlinks=False)

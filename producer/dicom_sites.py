@@ -191,8 +191,9 @@ _BY_CODE: Final = {
     for scheme, codes in schemes.items()
     for code in codes.split()
 }
-_BY_BODY_PART: Final = {part: site for site, parts in _BODY_PARTS.items() for part in parts.split()}
-_BY_BODY_PART |= {_plain: site for site in (*_CODES, *_GENERAL.values()) if (_plain := site.upper().replace(" ", ""))}
+_BY_BODY_PART: Final = {site.upper().replace(" ", ""): site for site in (*_CODES, *_GENERAL.values())} | {
+    part: site for site, parts in _BODY_PARTS.items() for part in parts.split()
+}
 
 
 def site_of_code(scheme: str, code: str) -> str | None:

@@ -6,16 +6,17 @@ import json
 import os
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from db.batches import ItemRow
 from producer import staging
 from producer.archive import Archive, FoundFile, Walk
 from producer.dicom import DicomRecord
+from producer.dicom_sites import same_site
 from producer.objects import say_away
 from producer.pacs import STUDY_NOT_LISTED, PacsListing
 from producer.paths import open_below, split_suffix
@@ -24,10 +25,10 @@ from producer.table import read_rows
 from worker.dicomweb import DicomWebPlace
 from worker.objects import ObjectFolder
 
-_Row = TypeVar("_Row")
-
 #: Rows handed to SQLite at once, and the step of the progress report.
 _MANY = 10_000
+#: Ages this close are one: the ISIC Archive and HAM10000 round to five years, and a birthday may lie between.
+_SAME_AGE_YEARS = 3.5
 #: Bytes read of a file at three places, to tell copies from namesakes.
 _SAMPLE_BYTES = 4096
 
@@ -63,11 +64,14 @@ class Manifest:
         self._on_progress = on_progress or (lambda _count: None)
         self._base = sqlite3.connect("", isolation_level=None)
         self._base.executescript(f"{staging.PREPARE} {staging.SCHEMA}")
-        ignored = self._stage_pacs(archive.root) if isinstance(archive.root, DicomWebPlace) else self._stage_files()
+        found = PacsListing(archive.root) if isinstance(archive.root, DicomWebPlace) else Walk(archive)
+        self._stage_files(found)
         self._stage_rows()
         self._join()
         #: Files that are no items, by ending; of a PACS what is no image, by modality.
-        self.ignored: dict[str, int] = dict(sorted(ignored.items()))
+        self.ignored: dict[str, int] = dict(sorted(found.ignored.items()))
+        for _ in range(found.unreadable_folders if isinstance(found, Walk) else 0):
+            self._note(None, "unreadable_folder", None)
 
     def __enter__(self) -> Self:
         return self
@@ -81,39 +85,35 @@ class Manifest:
         """Delete what was staged."""
         self._base.close()
 
-    def _stage_files(self) -> Mapping[str, int]:
-        walk = Walk(self.archive)
-        self._insert(staging.INSERT_FILE, (_file_values(file) for file in walk))
-        for _ in range(walk.unreadable_folders):
-            self._note(None, "unreadable_folder", None)
-        return walk.ignored
-
-    def _stage_pacs(self, place: DicomWebPlace) -> Mapping[str, int]:
-        listing = PacsListing(place)
-        self._base.execute("BEGIN")
-        for one in self._counted(iter(listing)):
-            if one.path is None or one.record is None:
-                self._base.execute(staging.INSERT_UNLISTED, (one.study_uid, one.rejected))
-                self._note(None, one.rejected or STUDY_NOT_LISTED, one.study_uid)
-                continue
-            file = FoundFile(path=one.path, size=None, mtime_ns=None, rejected=one.record.rejected)
-            self._base.execute(staging.INSERT_FILE, _file_values(file))
-            self._base.executemany(staging.INSERT_HEADER, _header_values(one.path, one.record))
-            for reason in one.record.problems:
-                self._note(None, reason, one.path)
-        self._base.execute("COMMIT")
-        return listing.ignored
+    def _stage_files(self, found: Walk | PacsListing) -> None:
+        files = found if isinstance(found, Walk) else self._list_instances(found)
+        self._insert(staging.INSERT_FILE, self._read_files(files))
 
     def _stage_rows(self) -> None:
         if self.archive.table is not None:
             self._insert(staging.INSERT_RECORD, self._read_records())
+
+    def _list_instances(self, listing: PacsListing) -> Iterator[FoundFile]:
+        for one in listing:
+            if one.path is None:
+                self._base.execute(staging.INSERT_UNLISTED, (one.study_uid, one.rejected))
+                self._note(None, one.rejected or STUDY_NOT_LISTED, one.study_uid)
+            else:
+                header = one.read()
+                yield FoundFile(path=one.path, size=None, mtime_ns=None, rejected=header.rejected, header=header)
+
+    def _read_files(self, files: Iterable[FoundFile]) -> Iterator[tuple[Any, ...]]:
+        for file in files:
+            for reason in file.header.problems if file.header else ():
+                self._note(None, reason, file.path)
+            yield _file_values(file)
 
     def _insert(self, statement: str, rows: Iterator[tuple[Any, ...]]) -> None:
         self._base.execute("BEGIN")
         self._base.executemany(statement, self._counted(rows))
         self._base.execute("COMMIT")
 
-    def _counted(self, rows: Iterator[_Row]) -> Iterator[_Row]:
+    def _counted(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         for row in rows:
             self._read += 1
             if self._read % _MANY == 0:
@@ -140,6 +140,9 @@ class Manifest:
         self._base.executescript(f"{staging.INDEXES} {staging.MATCH} {staging.LOSERS} {staging.ALIKE}")
         self._sample_alike()
         self._base.executescript(staging.SHARED)
+        for path, *values in self._base.execute(staging.LIST_HEADERS):
+            if not _agree(*values):
+                self._note(None, "header_differs", os.fsdecode(path))
 
     def _sample_alike(self) -> None:
         # Read in one statement, written in another: the list is as long as the archive in Kaggle's copy of HAM10000.
@@ -155,12 +158,14 @@ class Manifest:
         Returns:
             An iterator; it may be asked for several times.
         """
-        for path, size, mtime_ns, rejected, frame, *rest in self._base.execute(staging.FILES):
-            study, series, instance, image, by_path, *values = rest
+        for path, size, mtime_ns, rejected, image, _by_path, *values in self._base.execute(staging.FILES):
             name = os.fsdecode(path)
-            image_id = split_suffix(image if image is not None and not by_path else name.rpartition("/")[2])[0]
-            found = _item(name, size, mtime_ns, rejected, image_id if frame is None else f"{image_id}#{frame}", values)
-            yield replace(found, frame=frame, study_uid=study, series_uid=series, instance_uid=instance)
+            image_id = split_suffix(image if image is not None and not _by_path else name.rpartition("/")[2])[0]
+            *said, frames, study, series, instance = values
+            one = _item(name, size, mtime_ns, rejected, image_id, said)
+            one = replace(one, study_uid=study, series_uid=series, instance_uid=instance)
+            for frame in range(1, frames + 1):
+                yield one if frames == 1 else replace(one, frame=frame, image_id=f"{image_id}#{frame}")
         for rejected, key, suffix, image, by_path, *values in self._base.execute(staging.LONE_ROWS):
             path = (f"{key}.{suffix}" if suffix else key) if by_path and key else None
             image_id = image if rejected != "missing_image" else key.rpartition("/")[2]
@@ -272,14 +277,31 @@ def _file_values(file: FoundFile) -> tuple[Any, ...]:
     path_key, suffix = split_suffix(file.path)
     # A name that cannot be read cannot be named by a table either.
     keys = (None, None) if file.rejected == "unreadable_name" else (_key(path_key), _key(path_key.rpartition("/")[2]))
-    return os.fsencode(file.path), file.size, file.mtime_ns, file.rejected, *keys, suffix
+    header = file.header or DicomRecord()
+    said = (header.age, header.sex, header.localization, header.patient_ref)
+    uids = (header.study_uid, header.series_uid, header.instance_uid)
+    return os.fsencode(file.path), file.size, file.mtime_ns, file.rejected, *keys, suffix, header.frames, *uids, *said
 
 
-def _header_values(path: str, record: DicomRecord) -> Iterator[tuple[Any, ...]]:
-    frames: Iterable[int | None] = range(1, record.frames + 1) if record.frames > 1 else (None,)
-    values = (record.age, record.sex, record.localization, record.patient_ref)
-    for frame in frames if record.rejected is None else (None,):
-        yield (os.fsencode(path), frame, *values, record.study_uid, record.series_uid, record.instance_uid)
+def _agree(
+    age: float | None,
+    header_age: float | None,
+    sex: str | None,
+    header_sex: str | None,
+    site: str | None,
+    header_site: str | None,
+    patient: str | None,
+    header_patient: str | None,
+) -> bool:
+    """Say whether a row of the table and a DICOM header contradict each other in nothing that both say."""
+    if age is not None and header_age is not None and abs(age - header_age) >= _SAME_AGE_YEARS:
+        return False
+    # Tables write m and f too.
+    if sex is not None and header_sex is not None and sex.strip().casefold()[:1] != header_sex[:1]:
+        return False
+    if site is not None and header_site is not None and not same_site(site, header_site):
+        return False
+    return patient is None or header_patient is None or patient == header_patient
 
 
 def _record_values(record: Record) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -21,7 +21,7 @@ from worker.wado import error_of
 #: Reason code of a study whose listing failed or hung: the same command, run again, asks for it anew.
 STUDY_NOT_LISTED: Final = "study_not_listed"
 #: Reason code of an instance that the PACS names by what is no UID, so that it cannot be asked for.
-BAD_UID: Final = "bad_uid"
+NO_UID: Final = "no_uid"
 
 #: Rows that are asked for at once; servers may give fewer, or all they have.
 PAGE_ROWS: Final = 200
@@ -29,8 +29,6 @@ PAGE_ROWS: Final = 200
 _ANSWER_BYTES: Final = 8 << 20
 #: Studies that are listed or wait to be listed at once, for each connection.
 _WINDOW: Final = 4
-#: Pages in a row that say nothing new end a listing: a server may begin anew, for ever.
-_BARREN_PAGES: Final = 3
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _MODALITY, _SOP_CLASS, _ROWS = "00080060", "00080016", "00280010"
@@ -51,13 +49,11 @@ _FILTERS: Final[Mapping[str, Mapping[str, str]]] = {
 #: Of these a row names another form, or several, so that the server's word is taken.
 _UNCHECKED: Final = frozenset({"StudyTime", "ModalitiesInStudy"})
 
-#: What the headers of an instance are kept for: nothing else of them is looked at, and no name is among it.
+#: What is kept of the headers of an instance: what `producer.dicom` reads, what it is, and that it has pixels.
 _KEPT: Final = (
-    *("00080016", "00080018", "00080020", "00080021", "00080022", "00080023", "00080060", "00082218", "00082228"),
-    *("00100020", "00100021", "00100030", "00100040", "00101010", "00180015", "0020000D", "0020000E", "00200060"),
-    *("00200062", "00280002", "00280004", "00280008", "00280010", "00280011", "00280100", "00280101"),
+    *("00080016", "00080018", "00080020", "00080060", "00082218", "00100020", "00100030", "00100040", "00101010"),
+    *("00180015", "0020000D", "0020000E", "00280008", "00280010"),
 )
-
 #: What a code is cut off at, as in PS3.5, 6.2.
 _LONGEST_CODE: Final = 16
 
@@ -69,15 +65,19 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedInstance:
-    """An instance that a PACS lists, or a study that it could not list."""
+    """An image that a PACS lists, or what it could not list."""
 
     #: As `DicomWebPlace.read` takes it; None where nothing can be asked for.
-    path: str | None
-    study_uid: str | None
-    #: What its headers say; None of a study that could not be listed.
-    record: DicomRecord | None
-    #: Reason code where it will not be fetched.
+    path: str | None = None
+    study_uid: str | None = None
+    #: The headers that are kept, as DICOM JSON.
+    headers: Row = field(default_factory=dict, repr=False)
+    #: Reason code where there is no path.
     rejected: str | None = None
+
+    def read(self) -> DicomRecord:
+        """Read the headers; not for several threads at once, as pydicom's warnings are held back meanwhile."""
+        return _read_headers(self.headers)
 
 
 class PacsListing:
@@ -137,14 +137,14 @@ class PacsListing:
     def _list_study(self, study: Row) -> list[ListedInstance]:
         uid = _text(study, _STUDY)
         if uid is None or not is_uid(uid):
-            return [ListedInstance(path=None, study_uid=None, record=None, rejected=BAD_UID)]
+            return [ListedInstance(rejected=NO_UID)]
         try:
             return list(self._instances(study, uid))
         except OSError as error:
             # What is refused or gone for one study may be so for the whole place.
             if error.errno == errno.EIO or not self._place.answers():
                 raise error_of(errno.EIO) from None
-            return [ListedInstance(path=None, study_uid=uid, record=None, rejected=STUDY_NOT_LISTED)]
+            return [ListedInstance(study_uid=uid, rejected=STUDY_NOT_LISTED)]
 
     def _instances(self, study: Row, uid: str) -> Iterator[ListedInstance]:
         path = f"studies/{uid}/series"
@@ -152,7 +152,7 @@ class PacsListing:
         for series in self._pages("series", path, self._wanted("series"), _SERIES, _remember(), count):
             name = _text(series, _SERIES)
             if name is None or not is_uid(name):
-                yield ListedInstance(path=None, study_uid=uid, record=None, rejected=BAD_UID)
+                yield ListedInstance(study_uid=uid, rejected=NO_UID)
             else:
                 yield from self._of_series({**study, **series}, uid, f"{path}/{name}")
 
@@ -162,13 +162,13 @@ class PacsListing:
         for row in self._pages("instances", path, wanted, _INSTANCE, _remember(), count):
             uid = _text(row, _INSTANCE)
             if uid is None or not is_uid(uid):
-                yield ListedInstance(path=None, study_uid=study, record=None, rejected=BAD_UID)
+                yield ListedInstance(study_uid=study, rejected=NO_UID)
                 continue
             if headers is None:
                 headers = self._headers_of_series(series)
-            known = {**above, **row, **(headers.get(uid) or self._headers(f"{path}/{uid}").get(uid, {}))}
+            known = {**_keep(above), **_keep(row), **(headers.get(uid) or self._headers(f"{path}/{uid}").get(uid, {}))}
             if _ROWS in known:
-                yield ListedInstance(path=f"{path}/{uid}", study_uid=study, record=_read_headers(known))
+                yield ListedInstance(path=f"{path}/{uid}", study_uid=study, headers=known)
             else:
                 with self._counting:
                     self.ignored[(_text(known, _MODALITY) or "(none)")[:_LONGEST_CODE]] += 1
@@ -188,7 +188,7 @@ class PacsListing:
         QIDO-RS alone does not do: servers leave sequences out, and one of them says which part of the body is seen.
         """
         rows = self._ask(f"{path}/metadata", "")
-        return {_text(row, _INSTANCE) or "": {tag: row[tag] for tag in _KEPT if tag in row} for row in rows}
+        return {_text(row, _INSTANCE) or "": _keep(row) for row in rows}
 
     def _pages(
         self,
@@ -201,29 +201,30 @@ class PacsListing:
     ) -> Iterator[Row]:
         """Ask page by page, until nothing new comes, and give every row once.
 
-        A short page says nothing: servers cap them. With as many rows as there are said to be, it is the last. An empty
-        one is believed where a longer page is empty too: Orthanc 1.10 counts a page from the very first row on where
-        ModalitiesInStudy is asked for. Rows come twice where the list moves while it is read.
+        A short page says nothing: servers cap them. With as many rows as there are said to be, it is the last. A page
+        with nothing new is believed where a longer one has nothing new either: some servers ignore the offset, and
+        Orthanc 1.10 counts a page from the very first row on where ModalitiesInStudy is asked for. Rows come twice
+        where the list moves while it is read.
         """
         fields = [("includefield", tag) for tag in _KEPT] if level == "instances" else []
-        offset = barren = skipped = 0
-        before: list[str | None] = []
-        while barren < _BARREN_PAGES:
-            limit = self._page_rows + skipped
+        offset, longer = 0, False
+        while True:
+            limit = self._page_rows + (offset if longer else 0)
             query = [*wanted.items(), *fields, ("limit", str(limit)), ("offset", str(offset))]
             rows = self._ask(path, urlencode(query, safe="-"))
-            names = [_text(row, key) for row in rows]
-            if names and names == before and len(rows) == limit:
-                # It keeps to the limit and not to the offset: the rest cannot be had, and must not go unnoticed.
-                raise error_of(errno.ENOTSUP)
-            new = [row for row, name in zip(rows, names, strict=True) if is_new(name or "")]
+            new = [row for row in rows if is_new(_text(row, key) or "")]
             yield from (row for row in new if self._matches(level, row))
             offset += len(rows)
-            if names == before or (count is not None and len(rows) < limit and offset >= count):
+            if count is not None and len(rows) < limit and offset >= count:
                 return
-            if not rows or skipped:
-                skipped = offset
-            before, barren = names, 0 if new else barren + 1
+            if new:
+                continue
+            if longer or not offset:
+                break
+            longer = True
+        if len(rows) == self._page_rows and level == "studies" and "StudyInstanceUID" not in wanted:
+            # As many as were asked for at first, again and again: there are more, and they must not go unnoticed.
+            raise error_of(errno.ENOTSUP)
 
     def _wanted(self, level: str) -> dict[str, str]:
         return {name: self._filters[name] for name in _FILTERS[level] if name in self._filters}
@@ -294,10 +295,17 @@ def _remember() -> Callable[[str], bool]:
     return is_new
 
 
+def _keep(row: Row) -> Row:
+    return {tag: row[tag] for tag in _KEPT if tag in row}
+
+
 def _read_headers(headers: Row) -> DicomRecord:
+    from pydicom import config
     from pydicom.datadict import dictionary_VR
     from pydicom.dataset import Dataset
 
+    # It quotes values in warnings and in its log.
+    config.settings.reading_validation_mode = config.IGNORE
     dataset = Dataset()
     for tag in _KEPT:
         element = headers.get(tag)

@@ -15,6 +15,9 @@ from worker.objects import ObjectFolder
 #: Endings of the files that are items, lower case.
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "dcm"})
 
+#: Endings of DICOM objects; of most the name is a number or a UID, which has none.
+_DICOM_SUFFIX = re.compile(r"dcm|dicom|dic|ima|\d+", re.IGNORECASE)
+
 #: A drive, a URL, a home folder or an absolute path.
 _ELSEWHERE = re.compile(r"[/~]|[A-Za-z]:|file:|[A-Za-z][A-Za-z0-9+.-]*:/", re.IGNORECASE)
 
@@ -61,6 +64,23 @@ def split_suffix(name: str) -> tuple[str, str | None]:
     if dot and suffix.lower() in IMAGE_SUFFIXES and stem.rpartition("/")[2]:
         return stem, suffix.lower()
     return name, None
+
+
+def may_be_dicom(name: str) -> bool:
+    """Say whether a file's first bytes are to be asked whether it is a DICOM object.
+
+    Args:
+        name: A file name.
+
+    Returns:
+        True for an ending of DICOM's, for one that is a number, and for none.
+
+    Examples:
+        >>> may_be_dicom("IM000001"), may_be_dicom("1.2.840.10008.7"), may_be_dicom("a.jpg")
+        (True, True, False)
+    """
+    stem, dot, suffix = name.rpartition(".")
+    return not (dot and stem) or _DICOM_SUFFIX.fullmatch(suffix) is not None
 
 
 @contextmanager

@@ -47,8 +47,11 @@ def rehash_files(
     Raises:
         ServiceProblem: If the archive does not answer.
     """
+    before: tuple[str, str] | None = None
     for number, (path, digest) in enumerate(iter_digests(engine, batch_id), start=1):
-        kind = _compare(root, path, digest)
+        # The frames of one file follow one another.
+        kind = _compare(root, path, digest) if (path, digest) != before else None
+        before = path, digest
         if kind is not None:
             yield Difference(path=path, kind=kind)
         if on_file is not None:

@@ -30,7 +30,7 @@ _PLAIN = {
     "image_without_row": "images without a row (screened without metadata)",
     "missing_image": "rows whose image is missing (rejected)",
     "unsafe_path": "rows that name a path outside the archive (rejected)",
-    "bad_age": "rows whose age is no number from 0 to 120 (screened without it)",
+    "bad_age": "rows or DICOM objects whose age is none from 0 to 120 (screened without it)",
     "duplicate_row": "rows that repeat an earlier one",
     "conflicting_row": "rows that contradict an earlier one (the first counts)",
     "ambiguous_name": "rows whose name fits several different files (screened without metadata)",
@@ -39,12 +39,17 @@ _PLAIN = {
     "unreadable_row": "rows that cannot be read, a quote left open perhaps (not used)",
     "no_image_named": "rows that name no image (not used)",
     "cell_too_long": "rows with a cell of more than 500 characters (screened without it)",
+    "header_differs": "images whose DICOM header contradicts the table (the table counts)",
+    "unknown_site": "DICOM objects whose body site is not in our table (screened without it)",
+    "bad_sex": "DICOM objects whose sex is not M, F or O (screened without it)",
+    "bad_uid": "DICOM objects with an identifier that is none",
+    "bad_patient_id": "DICOM objects with a patient ID of more than 500 characters (screened without it)",
     "unreadable_folder": "folders that cannot be listed (not screened)",
     "study_not_listed": "studies that the PACS did not list (not screened; the same command asks for them again)",
-    "bad_uid": "entries of the PACS that no UID names (not screened)",
+    "no_uid": "entries of the PACS that no UID names (not screened)",
 }
 #: Of these no line of a table is to blame.
-_WITHOUT_LINE = frozenset({"image_without_row", "unreadable_folder", "study_not_listed", "bad_uid"})
+_WITHOUT_LINE = frozenset({"image_without_row", "unreadable_folder", "study_not_listed", "no_uid"})
 
 
 def printable(text: str | None) -> str:

@@ -11,22 +11,19 @@ PREPARE = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_siz
 SCHEMA = """
 CREATE TABLE file (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, rejected TEXT,
-    path_key TEXT, name_key TEXT, suffix TEXT
+    path_key TEXT, name_key TEXT, suffix TEXT,
+    frames INTEGER NOT NULL, study_uid TEXT, series_uid TEXT, instance_uid TEXT,
+    age REAL, sex TEXT, localization TEXT, patient_ref TEXT
 ) WITHOUT ROWID;
 CREATE TABLE record (
     line INTEGER PRIMARY KEY, image TEXT, key TEXT, by_path INTEGER, suffix TEXT, age REAL, sex TEXT,
     localization TEXT, lesion_id TEXT, patient_ref TEXT, label TEXT, rejected TEXT
-);
-CREATE TABLE header (
-    path BLOB NOT NULL, frame INTEGER, age REAL, sex TEXT, localization TEXT, patient_ref TEXT,
-    study_uid TEXT, series_uid TEXT, instance_uid TEXT
 );
 CREATE TABLE unlisted (study_uid TEXT, reason TEXT NOT NULL);
 CREATE TABLE problem (line INTEGER, reason TEXT NOT NULL, image TEXT);
 """
 
 INDEXES = """
-CREATE INDEX header_by_path ON header (path, frame);
 CREATE INDEX file_by_path ON file (path_key);
 CREATE INDEX file_by_name ON file (name_key);
 CREATE INDEX record_by_key ON record (key, by_path, suffix, line);
@@ -91,27 +88,31 @@ DELETE FROM chosen WHERE line IN (SELECT line FROM shared WHERE ambiguous);
 """
 
 _ROW = "r.image, r.by_path, r.age, r.sex, r.localization, r.lesion_id, r.patient_ref, r.label"
-# What a table says counts; headers say the rest.
-_MERGED = """
-r.image, r.by_path, coalesce(r.age, h.age), coalesce(r.sex, h.sex), coalesce(r.localization, h.localization),
-r.lesion_id, coalesce(r.patient_ref, h.patient_ref), r.label
+FILES = """
+SELECT f.path, f.size, f.mtime_ns, f.rejected, r.image, r.by_path, coalesce(r.age, f.age), coalesce(r.sex, f.sex),
+    coalesce(r.localization, f.localization), r.lesion_id, coalesce(r.patient_ref, f.patient_ref), r.label,
+    f.frames, f.study_uid, f.series_uid, f.instance_uid FROM file f
+LEFT JOIN chosen c ON c.path = f.path LEFT JOIN record r ON r.line = c.line ORDER BY f.path
 """
-FILES = f"""
-SELECT f.path, f.size, f.mtime_ns, f.rejected, h.frame, h.study_uid, h.series_uid, h.instance_uid, {_MERGED}
-FROM file f LEFT JOIN header h ON h.path = f.path
-LEFT JOIN chosen c ON c.path = f.path LEFT JOIN record r ON r.line = c.line ORDER BY f.path, h.frame
+# A table and a header that both say something of one image.
+LIST_HEADERS = """
+SELECT f.path, r.age, f.age, r.sex, f.sex, r.localization, f.localization, r.patient_ref, f.patient_ref FROM file f
+JOIN chosen c ON c.path = f.path JOIN record r ON r.line = c.line ORDER BY f.path
 """
+
+# What a PACS could not list.
 LIST_UNLISTED = "SELECT study_uid, reason FROM unlisted ORDER BY study_uid, reason"
+INSERT_UNLISTED = "INSERT INTO unlisted VALUES (?, ?)"
+
 _LONE = "FROM record r WHERE r.rejected IS NOT NULL OR r.line IN (SELECT line FROM missing)"
 LONE_ROWS = f"""
 SELECT coalesce(r.rejected, 'missing_image'), r.key, r.suffix, {_ROW} {_LONE}
 ORDER BY r.image, r.age, r.sex, r.localization, r.lesion_id, r.patient_ref, r.label
 """
 
-#: Of a file there is one item, or one a frame, whatever rows mean it.
+#: Of a file, or of each frame of it, there is one item, whatever rows mean it.
 COUNT_ITEMS = f"""
-SELECT (SELECT count(*) FROM file f LEFT JOIN header h ON h.path = f.path) + (SELECT count(*) {_LONE})
-    + (SELECT count(*) FROM unlisted)
+SELECT (SELECT coalesce(sum(frames), 0) FROM file) + (SELECT count(*) {_LONE}) + (SELECT count(*) FROM unlisted)
 """
 
 #: Files that no row is about.
@@ -121,8 +122,6 @@ COUNT_FILES_WITHOUT_ROW = f"SELECT count(*) {_FILES_WITHOUT_ROW}"
 LIST_FILES_WITHOUT_ROW = f"SELECT f.path {_FILES_WITHOUT_ROW} ORDER BY f.path"
 PROBLEM_COUNTS = "SELECT reason, count(*) FROM problem GROUP BY reason ORDER BY reason"
 LIST_PROBLEMS = "SELECT line, reason, image FROM problem ORDER BY line IS NULL, line, reason"
-INSERT_FILE = f"INSERT INTO file VALUES ({', '.join('?' * 7)})"
-INSERT_HEADER = f"INSERT INTO header VALUES ({', '.join('?' * 9)})"
-INSERT_UNLISTED = "INSERT INTO unlisted VALUES (?, ?)"
+INSERT_FILE = f"INSERT INTO file VALUES ({', '.join('?' * 15)})"
 INSERT_RECORD = f"INSERT INTO record VALUES ({', '.join('?' * 12)})"
 INSERT_PROBLEM = "INSERT INTO problem VALUES (?, ?, ?)"

@@ -126,8 +126,9 @@ def _load(
     first = next(chunks, None)
     if first is None:
         raise ArchiveProblem(
-            "There is no image in this archive: files ending in jpg, jpeg, png and dcm are looked for, in all folders "
-            "below it, and in a PACS objects with pixels. Check the path."
+            "There is no image in this archive: files ending in jpg, jpeg, png and dcm are looked for, "
+            "and DICOM objects without an ending, in all folders below it, and in a PACS objects with pixels. "
+            "Check the path."
         )
     source = str(manifest.archive.root)
     batch_id = start_batch(engine, name=name, source=source, model_digest=model_digest, priority=priority)

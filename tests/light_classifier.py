@@ -64,9 +64,9 @@ class LightClassifier:
         """Use no GPU."""
         return None
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
         """Decode as the real one does, and do a worker in on the one image that a test names by its brightness."""
-        pixels = decode_image(data, 32)
+        pixels = decode_image(data, 32, frame)
         if "LIGHT_VICTIM" in os.environ and int(pixels.mean()) == int(os.environ["LIGHT_VICTIM"]):
             _DEATHS[os.environ["LIGHT_DEATH"]]()
         return pixels

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pytest
@@ -152,7 +152,7 @@ def skin_object(
     brightness: int = 128,
     frames: int = 1,
     syntax: str = "explicit",
-    **headers: object,
+    **headers: Any,
 ) -> bytes:
     """Make a small photograph of one brightness that is called by its numbers."""
     names = {
@@ -161,6 +161,6 @@ def skin_object(
         "SOPInstanceUID": f"2.25.{study}.{series}.{instance}",
     }
     said = {"PatientID": f"P{study}", "PatientSex": "F", "PatientAge": "054Y", "StudyDate": "20240301"}
-    coded = {"AnatomicRegionSequence": [code("SCT", "77568009", "Back")], "Modality": "XC"}
+    coded: dict[str, Any] = {"AnatomicRegionSequence": [code("SCT", "77568009", "Back")], "Modality": "XC"}
     pixels = [np.full((16, 16, 3), brightness, np.uint8)] * frames
     return make_dicom(pixels, syntax, sop_class=PHOTOGRAPH, **{**names, **said, **coded, **headers})

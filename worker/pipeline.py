@@ -66,7 +66,8 @@ class Source:
     #: The archive's root: this host's folder, or a place on object storage.
     root: Path | ObjectRoot
     max_image_bytes: int
-    decode: Callable[[bytes], NDArray[np.uint8]]
+    #: Takes the file's bytes, and which frame of them.
+    decode: Callable[[bytes, int | None], NDArray[np.uint8]]
     #: How the model takes metadata, which decides what inputs are the same to it.
     encoding: MetadataEncoding
     #: Which of these input digests have a result.
@@ -93,7 +94,7 @@ class Source:
             return Rejected(item_id=item.item_id, reason=rejected.reason)
         patient = PatientMetadata(age=item.age, sex=item.sex, localization=item.localization)
         image_digest = hashlib.sha256(data).hexdigest()
-        digest = input_digest(image_digest, patient, self.encoding)
+        digest = input_digest(image_digest, patient, self.encoding, item.frame)
         return Read(item=item, patient=patient, data=data, image_digest=image_digest, input_digest=digest)
 
     def decode_read(self, read: Read) -> Decoded | Rejected:
@@ -107,8 +108,8 @@ class Source:
         """
         self.note_progress()
         try:
-            pixels = self.decode(read.data)
-            shown = glance_size(read.data)
+            pixels = self.decode(read.data, read.item.frame)
+            shown = glance_size(read.data, read.item.frame)
         except RejectedImage as rejected:
             return Rejected(item_id=read.item.item_id, reason=rejected.reason, image_digest=read.image_digest)
         return Decoded(

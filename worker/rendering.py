@@ -81,7 +81,7 @@ def _decode(
         if hashlib.sha256(data).hexdigest() != item.image_digest:
             # Another image than the one that was scored must not stand beside its verdict.
             return None
-        return item, scorer.decode(data), glance_size(data)
+        return item, scorer.decode(data, item.frame), glance_size(data, item.frame)
     except RejectedImage:
         return None
 

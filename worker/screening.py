@@ -45,8 +45,8 @@ class Scorer(Protocol):
     def memory_in_use(self) -> int | None:
         """Say how many bytes of a GPU it uses; None on a CPU."""
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode a file to `(size, size, 3)` uint8; any thread may call it."""
+    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
+        """Decode a file, or one frame of it, to `(size, size, 3)` uint8; any thread may call it."""
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
         """Score `(n, size, size, 3)` uint8 images."""

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from db.errors import SettingsError
 from db.labels import ConfirmedImage, confirmed_images
-from model.dataset import CACHED_SIZE, THREADS, LabelledImage, read_image, read_labels
+from model.dataset import CACHED_SIZE, THREADS, LabelledImage, name_frame, name_image, read_image, read_labels
 from model.errors import RejectedImage, TrainingDataError
 from model.images import ObjectRoot, decode_image
 from model.labels import CLASSES
@@ -147,9 +147,10 @@ def _row(image: ConfirmedImage, root: Path | ObjectRoot) -> LabelledImage:
     return LabelledImage(
         root=root,
         path=image.path,
-        image_id=image.image_digest,
+        image_id=name_frame(image.image_digest, image.frame),
+        frame=image.frame,
         # Without a name for the lesion nothing says that another image shows it too.
-        lesion_id=image.lesion_id or image.image_digest,
+        lesion_id=image.lesion_id or name_frame(image.image_digest, image.frame),
         label=CLASSES.index(image.dx),
         patient=PatientMetadata(age=image.age, sex=image.sex, localization=image.localization),
         dx_type=image.dx_type,
@@ -160,10 +161,10 @@ def _check(row: LabelledImage, *, by_digest: bool) -> LabelledImage | str:
     """Name an image by its bytes, or say why it cannot be learned from."""
     try:
         data = read_image(row)
-        decode_image(data, CACHED_SIZE)
+        decode_image(data, CACHED_SIZE, row.frame)
     except RejectedImage as rejected:
         return rejected.reason.value
-    digest = hashlib.sha256(data).hexdigest()
+    digest = name_image(data, row.frame)
     if by_digest and digest != row.image_id:
         return "changed_since_screened"
     return replace(row, image_id=digest)

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
@@ -88,7 +88,7 @@ def fill(orthanc: Orthanc, studies: int, instances: int = 2) -> list[bytes]:
     return stored
 
 
-def submit(stack: Stack, orthanc: Orthanc, gate: Gate, **settings: str) -> int:
+def submit(stack: Stack, orthanc: Orthanc, gate: Gate, **settings: Any) -> int:
     """Submit all photographs of the PACS by way of the proxy; returns the batch."""
     said = stack.command("submit", orthanc.address("Modality=XC", gate.proxy.port), **settings)
     return int(json.loads(said.stdout)["batch"])

@@ -7,25 +7,37 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner
+from pydicom.datadict import dictionary_VR
+from sqlalchemy import text
 
 from model.errors import ArchiveUnavailable, RejectedImage
 from model.images import read_image_bytes
+from producer.cli import cli
 from producer.errors import ArchiveProblem, ServiceProblem
 from producer.pacs import PacsListing, insist_on_studies
-from tests.dicoms import STRUCTURED_REPORT, make_headers, write_dicom
-from tests.orthanc import Orthanc, skin_object
+from tests.dicoms import PHOTOGRAPH, STRUCTURED_REPORT, make_headers, write_dicom
+from tests.orthanc import PASSWORD, Orthanc, skin_object
 from worker.dicomweb import DicomWebPlace
+from worker.doorbell import Doorbell
+from worker.feeder import feed_once
+from worker.settings import WorkerSettings
 from worker.wado import Access
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tests.archive import Archive
+
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
+#: SOP class and rows of pixels.
+PHOTOGRAPHS = {"00080016": PHOTOGRAPH, "00280010": 16}
 
 
 @pytest.fixture
@@ -89,33 +101,105 @@ def test_a_pacs_is_listed_whole_whatever_its_pages(orthanc: Orthanc, page_rows: 
     stored = {(s, r, i): skin_object(s, r, i, brightness=s) for s in range(1, 8) for r in range(2) for i in range(2)}
     orthanc.store(stored.values())
     orthanc.store([skin_object(8, Modality="CR"), skin_object(9, StudyDate="20230102"), skin_object(1, 5, frames=3)])
-
     report = make_headers(sop_class=STRUCTURED_REPORT, Modality="XC", StudyDate="20240301", StudyInstanceUID="2.25.2")
     orthanc.store([write_dicom(report)])
 
     # If it is listed with any size of pages
     place = orthanc.place("StudyDate=20240101-20241231&Modality=XC")
     listing = PacsListing(place, page_rows)
-    found = {one.path: one.record for one in listing}
+    found = {one.path: one.read() for one in listing}
 
     # Then every image that was asked for is there once, with what its headers say
     assert sorted(filter(None, found)) == sorted([*(path_of(*key) for key in stored), path_of(1, 5)])
     assert dict(listing.ignored) == {"XC": 1}
     multiple, single = found[path_of(1, 5)], found[path_of(3, 1, 1)]
-    assert multiple is not None
-    assert single is not None
     assert (multiple.frames, single.frames) == (3, 1)
     assert (single.study_uid, single.series_uid, single.instance_uid) == ("2.25.3", "2.25.3.1", "2.25.3.1.1")
     # The site is in a sequence, which QIDO-RS of this server leaves out
     assert (single.age, single.sex, single.localization) == (54.0, "female", "back")
     # And what narrows it down narrows it down
-    narrower = {"StudyInstanceUID=2.25.3": 4, "SeriesInstanceUID=2.25.3.1": 2, "Modality=CR": 1, "StudyDate=2023-": 0}
-    narrower |= {"SOPClassUID=1.2.840.10008.5.1.4.1.1.77.1.4&StudyInstanceUID=2.25.1": 5, "StudyDate=20230102": 1}
-    del narrower["StudyDate=2023-"]
+    narrower = {
+        "StudyInstanceUID=2.25.3": 4,
+        "SeriesInstanceUID=2.25.3.1": 2,
+        "Modality=CR": 1,
+        "StudyDate=20230102": 1,
+        "SOPClassUID=1.2.840.10008.5.1.4.1.1.77.1.4&StudyInstanceUID=2.25.1": 5,
+    }
     for query, count in narrower.items():
         assert len(list(PacsListing(orthanc.place(query), page_rows))) == count, query
     with pytest.raises(ArchiveProblem, match="no study that this address asks for"):
         insist_on_studies(orthanc.place("Modality=US"))
+
+
+def test_a_pacs_is_submitted_as_a_folder_is_and_found_again(
+    archive: Archive, orthanc: Orthanc, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given photographs in a PACS, one of several frames
+    monkeypatch.setenv("DB_URL", archive.engine.url.render_as_string(hide_password=False))
+    for name, value in orthanc.settings.items():
+        monkeypatch.setenv(name, value)
+    archive.activate_model()
+    orthanc.store([skin_object(1), skin_object(2, frames=2)])
+
+    # If they are submitted twice, what is asked for written in another way
+    address = orthanc.address("StudyDate=20240101-&Modality=XC")
+    first = CliRunner().invoke(cli, ["submit", address])
+    second = CliRunner().invoke(cli, ["submit", orthanc.address("Modality=XC&StudyDate=20240101-")])
+
+    # Then there is one batch, whose items say what they are
+    batch = json.loads(first.stdout)["batch"]
+    assert json.loads(second.stdout)["batch"] == batch
+    query = text(
+        "SELECT path, frame, size, image_id, patient_ref, study_uid, series_uid, instance_uid, age, sex, localization"
+        " FROM item ORDER BY id"
+    )
+    with archive.engine.connect() as connection:
+        items = connection.execute(query).all()
+        source, name = connection.execute(text("SELECT source, name FROM batch")).one()
+    said = (54.0, "female", "back")
+    many = (path_of(2), "P2", "2.25.2", "2.25.2.0", "2.25.2.0.0", *said)
+    assert [tuple(one) for one in items] == [
+        (path_of(1), None, None, "2.25.1.0.0", "P1", "2.25.1", "2.25.1.0", "2.25.1.0.0", *said),
+        (many[0], 1, None, "2.25.2.0.0#1", *many[1:]),
+        (many[0], 2, None, "2.25.2.0.0#2", *many[1:]),
+    ]
+    assert (source, name) == (orthanc.address("Modality=XC&StudyDate=20240101-"), "127.0.0.1")
+
+    # And a table says more than the headers do
+    table = archive.root.with_suffix(".csv")
+    table.write_text("isic_id,age_approx\n2.25.1.0.0,33\n", encoding="utf-8")
+    third = CliRunner().invoke(cli, ["submit", address, "--metadata", str(table)])
+    ages = text("SELECT age, sex FROM item WHERE batch_id = :b ORDER BY id")
+    with archive.engine.connect() as connection:
+        found = connection.execute(ages, {"b": json.loads(third.stdout)["batch"]}).all()
+    assert [tuple(one) for one in found] == [(33.0, "female"), (54.0, "female"), (54.0, "female")]
+
+    # Outside the window no chunk of it is begun
+    now = datetime.now(UTC)
+    closed = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"
+    with Doorbell(redis_url) as doorbell:
+        assert feed_once(archive.engine, doorbell, WorkerSettings(window=closed)) == 0
+        assert feed_once(archive.engine, doorbell, WorkerSettings()) == 2
+
+    # And doctor looks whether it answers
+    assert grade_of_archives() == "good"
+    orthanc.kill()
+    assert grade_of_archives() == "odd"
+    for command in (["submit", address], ["verify", str(batch), "--rehash"]):
+        pretend_screened(archive, batch)
+        away = CliRunner().invoke(cli, command)
+        assert (away.exit_code, "The PACS does not answer" in away.output) == (3, True)
+        assert PASSWORD not in away.output
+
+
+def grade_of_archives() -> str:
+    said = CliRunner().invoke(cli, ["doctor", "--quick", "--json"])
+    return next(str(one["grade"]) for one in json.loads(said.stdout)["findings"] if one["part"] == "archives")
+
+
+def pretend_screened(archive: Archive, batch: int) -> None:
+    with archive.engine.begin() as connection:
+        connection.execute(text("UPDATE item SET image_digest = 'd' WHERE batch_id = :b"), {"b": batch})
 
 
 Handling = Callable[[str, dict[str, list[str]]], tuple[int, dict[str, str], bytes]]
@@ -136,6 +220,8 @@ def scripted(answer: Handling, *, silence: float = 5, patience: float = 20) -> I
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        #: Of a connection that is kept open; seconds.
+        timeout = 10
 
         def do_GET(self) -> None:
             made.asked.append(self.path)
@@ -166,7 +252,8 @@ def scripted(answer: Handling, *, silence: float = 5, patience: float = 20) -> I
 
 
 def rows(key: str, *names: str, **more: Any) -> bytes:
-    other = {tag: {"vr": "IS", "Value": [value]} for tag, value in more.items()}
+    """Write rows as DICOM JSON, each with a name under one tag."""
+    other = {tag: {"vr": dictionary_VR(tag), "Value": [value]} for tag, value in more.items()}
     return json.dumps([{key: {"vr": "UI", "Value": [name]}, **other} for name in names]).encode()
 
 
@@ -295,7 +382,7 @@ def listing_of(
             return 200, {}, rows(STUDY, *choose(names, query))
         if path.endswith("/series"):
             return 200, {}, rows(SERIES, f"{parts[1]}.0")
-        return 200, {}, rows(INSTANCE, f"{parts[1]}.0.0", **{"00280010": 16})
+        return 200, {}, rows(INSTANCE, f"{parts[1]}.0.0", **PHOTOGRAPHS)
 
     with scripted(handle) as server:
         paths = [one.path for one in PacsListing(server.place, 4)]
@@ -309,13 +396,14 @@ def listing_of(
         paged,
         lambda names, query: paged(names, query, cap=3),
         lambda names, query: paged(names, query, ignored="limit"),
+        lambda names, query: paged(names, query, ignored="offset"),
         lambda names, query: paged(names, query, ignored="limit and offset"),
         # Each page begins with the last row of the one before: a study came in meanwhile
         lambda names, query: names[max(0, int(query["offset"][0]) - 1) :][: int(query["limit"][0])],
         # Orthanc 1.10 with ModalitiesInStudy
         lambda names, query: names[: int(query["limit"][0])][int(query["offset"][0]) :],
     ],
-    ids=["sound", "capped", "no limit", "no paging", "twice", "from the first row"],
+    ids=["sound", "capped", "no limit", "no offset", "no paging", "twice", "from the first row"],
 )
 def test_every_study_is_listed_once_however_a_server_pages(
     choose: Callable[[list[str], dict[str, list[str]]], list[str]],
@@ -326,13 +414,20 @@ def test_every_study_is_listed_once_however_a_server_pages(
     assert len(asked) < 12
 
 
-def test_a_server_that_hides_the_rest_is_refused_and_one_without_end_is_left() -> None:
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda names, query: paged(names, query, ignored="offset", cap=4),
+        # Begins anew, for ever
+        lambda names, query: [*names, *names][int(query["offset"][0]) % 10 :][:4],
+    ],
+    ids=["no offset and capped", "endless"],
+)
+def test_a_server_whose_list_has_no_sound_end_is_refused(
+    choose: Callable[[list[str], dict[str, list[str]]], list[str]],
+) -> None:
     with pytest.raises(ArchiveProblem, match="does not page its lists"):
-        listing_of(lambda names, query: paged(names, query, ignored="offset"))
-    # Begins anew, for ever
-    found, asked = listing_of(lambda names, query: [*names, *names][int(query["offset"][0]) % 10 :][:4])
-    assert len(found) == 10
-    assert len(asked) < 10
+        listing_of(choose)
 
 
 @pytest.mark.parametrize(
@@ -346,9 +441,9 @@ def test_a_server_that_hides_the_rest_is_refused_and_one_without_end_is_left() -
         ((200, {}, b"[1]"), "study_not_listed"),
         ((200, {}, b"[" * 100_000), "study_not_listed"),
         ((200, {}, b"[" + b" " * (9 << 20) + b"]"), "study_not_listed"),
-        ((200, {}, rows(SERIES, "../../x")), "bad_uid"),
-        ((200, {}, b"[{}]"), "bad_uid"),
-        ((200, {}, b'[{"0020000E": {"Value": {"a": 1}}, "x": 1}]'), "bad_uid"),
+        ((200, {}, rows(SERIES, "../../x")), "no_uid"),
+        ((200, {}, b"[{}]"), "no_uid"),
+        ((200, {}, b'[{"0020000E": {"Value": {"a": 1}}, "x": 1}]'), "no_uid"),
         ((204, {}, b""), None),
     ],
 )
@@ -361,13 +456,13 @@ def test_a_study_that_cannot_be_listed_is_one_rejected_entry(
             return 200, {}, rows(STUDY, "2.25.1", "2.25.2", "../../admin")
         if path.endswith("/series"):
             return series if parts[1] == "2.25.1" else (200, {}, rows(SERIES, "2.25.2.0"))
-        return 200, {}, rows(INSTANCE, "2.25.2.0.0", **{"00280010": 16})
+        return 200, {}, rows(INSTANCE, "2.25.2.0.0", **PHOTOGRAPHS)
 
     with scripted(handle) as server:
         found = [(one.path, one.study_uid, one.rejected) for one in PacsListing(server.place)]
         wedged = [] if listed is None else [(None, "2.25.1", listed)]
         assert sorted(found, key=str) == sorted(
-            [(path_of(2), "2.25.2", None), (None, None, "bad_uid"), *wedged], key=str
+            [(path_of(2), "2.25.2", None), (None, None, "no_uid"), *wedged], key=str
         )
         # And nothing that the server named was asked for elsewhere
         assert [path for path in server.asked if ".." in path or "admin" in path] == []
@@ -383,9 +478,9 @@ def test_headers_that_are_too_long_together_are_asked_for_one_by_one() -> None:
             return 200, {}, b"[" + b" " * (9 << 20) + b"]"
         if path.endswith("/instances"):
             return 200, {}, rows(INSTANCE, "2.25.1.0.0", "2.25.1.0.1")
-        return 200, {}, rows(INSTANCE, path.split("/")[-2], **{"00280010": 16, "00280008": 2})
+        return 200, {}, rows(INSTANCE, path.split("/")[-2], **PHOTOGRAPHS, **{"00280008": 2})
 
     with scripted(handle) as server:
-        found = {one.path: one.record for one in PacsListing(server.place)}
+        found = {one.path: one.read() for one in PacsListing(server.place)}
         assert found.keys() == {path_of(1), path_of(1, 0, 1)}
-        assert {one.frames for one in found.values() if one is not None} == {2}
+        assert {one.frames for one in found.values()} == {2}

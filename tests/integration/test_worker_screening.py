@@ -41,10 +41,10 @@ class WatchedClassifier(LightClassifier):
         self.on_decode = on_decode
         self.decoded = 0
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
         self.decoded += 1
         self.on_decode()
-        return super().decode(data)
+        return super().decode(data, frame)
 
 
 def claim(archive: Archive, chunk: int, *, lease_seconds: float = 30) -> Claim:

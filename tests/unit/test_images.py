@@ -9,6 +9,7 @@ import stat
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,9 +222,9 @@ def test_a_large_image_is_converted_in_bands(monkeypatch: pytest.MonkeyPatch) ->
     sizes = []
     convert = images._to_rgb
 
-    def watch(image: Image.Image) -> Image.Image:
+    def watch(image: Image.Image, *table: Any) -> Image.Image:
         sizes.append(image.width * image.height)
-        return convert(image)
+        return convert(image, *table)
 
     monkeypatch.setattr(images, "_to_rgb", watch)
 
