@@ -254,6 +254,7 @@ def test_hostile_headers_end_quietly(capfd: pytest.CaptureFixture[str]) -> None:
     hostile = [
         whole[:at] + opening * 5000 + whole[at:],
         whole[:at] + giant + whole[at:],
+        whole[:at] + opening[:12] + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 500_000 + whole[at:],
         deflated[:start] + stream.compress(giant + bytes(50_000_000)) + stream.flush(),
     ]
     generator = random.Random(2)
