@@ -134,7 +134,7 @@ def find_frame(data: bytes, frame: int | None, *, max_pixels: int, max_bytes: in
     if frame is None and layout.frames > 1:
         # Nobody said which, and the first one would stand for all.
         raise RejectedImage(RejectReason.UNSUPPORTED_FORMAT)
-    index = (frame or 1) - 1
+    index = 0 if frame is None else frame - 1
     if not 0 <= index < layout.frames:
         raise RejectedImage(RejectReason.TRUNCATED)
     if elements.syntax in _NATIVE:

@@ -27,8 +27,8 @@ _MAX_ELEMENTS: Final = 500_000
 _MAX_DEPTH: Final = 64
 #: Longest value that is kept beside the pixels: a palette of 65 536 entries of 16 bits.
 _MAX_VALUE_BYTES: Final = 1 << 17
-#: Most bytes of a deflated object.
-_MAX_INFLATED_BYTES: Final = 200_000_000
+#: Most bytes of a deflated object: zlib holds it twice while it grows.
+_MAX_INFLATED_BYTES: Final = 120_000_000
 
 #: PS3.5, 7.1.1.
 _UNDEFINED: Final = 0xFFFFFFFF
@@ -105,7 +105,7 @@ def read_elements(data: bytes) -> Elements:
         The elements; without pixels where there are none.
 
     Raises:
-        RejectedImage: The file is broken, cut off, inflates to more than 200 MB, or is cut into more elements than any
+        RejectedImage: The file is broken, cut off, inflates to more than 120 MB, or is cut into more elements than any
             camera's.
     """
     start = _end_of_meta(data)

@@ -48,6 +48,11 @@ _MAGIC: Final = b"DICM"
 _FIRST_BYTES: Final = 1 << 16
 _MOST_BYTES: Final = 1 << 22
 
+#: The tag of an item of a sequence, either end first. pydicom makes a data set of each, also of those that nobody asked
+#: for, which takes 0.1 ms.
+_ITEMS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+_MOST_ITEMS: Final = 10_000
+
 _IMPLICIT: Final = "1.2.840.10008.1.2"
 _BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
@@ -174,6 +179,8 @@ def _parse(head: bytes) -> "tuple[Dataset | None, bool]":
         syntax = str(meta[_SYNTAX].value)
         if syntax == _DEFLATED:
             body = zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, _MOST_BYTES)
+        if sum(map(body.count, _ITEMS)) > _MOST_ITEMS:
+            raise ValueError("more items than any header has")
         dataset, _ = read(body, _TAGS[-1], implicit=syntax == _IMPLICIT, little=syntax != _BIG_ENDIAN)
         if "SOPClassUID" not in dataset and _MEDIA_CLASS in meta:
             # A DICOMDIR has it here alone.

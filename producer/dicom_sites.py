@@ -102,7 +102,7 @@ _CODES: Final[dict[str, dict[str, str]]] = {
     },
     "lateral torso": {
         "SCT": "58602004 76261009 91470000",
-        "SRT": "T-02420 T-D2310 T-D8104",
+        "SRT": "T-02420 T-D2310 T-D8100 T-D8104",
     },
     "lower extremity": {
         "SCT": (

@@ -128,9 +128,9 @@ def make_dicom(
 
 
 def write_dicom(dataset: Dataset, syntax: str = "explicit") -> bytes:
-    """Write a data set as a file's bytes."""
+    """Write a data set as a file's bytes; a syntax may be any UID, too."""
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = SYNTAXES[syntax]
+    dataset.file_meta.TransferSyntaxUID = SYNTAXES.get(syntax) or uid.UID(syntax)
     out = io.BytesIO()
     dcmwrite(out, dataset, enforce_file_format=True)
     return out.getvalue()

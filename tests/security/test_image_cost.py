@@ -9,9 +9,11 @@ import sys
 import zlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.dicoms import make_dicom
 from tests.stack import ROOT
 
 if TYPE_CHECKING:
@@ -67,6 +69,17 @@ def with_description(segment: bytes, times: int) -> bytes:
     return small[:2] + (b"\xff\xe1\xff\xff" + segment.ljust(65_533, b"M")) * times + small[2:]
 
 
+def dicom_runs(side: int) -> bytes:
+    """An object of one colour by run lengths: three planes of runs of 128 bytes (PS3.5, annex G)."""
+    runs = b"\x81\x01" * (side * side // 128 + 1)
+    header = struct.pack("<16I", 3, *(64 + plane * len(runs) for plane in range(3)), *[0] * 12)
+    return make_dicom(np.zeros((side, side, 3), np.uint8), "rle", encoded=[header + runs * 3])
+
+
+def dicom_jpeg_2000(side: int) -> bytes:
+    return make_dicom(np.zeros((side, side, 3), np.uint8), "jpeg2000_lossless", photometric="YBR_RCT")
+
+
 def costly_files() -> dict[str, tuple[bytes, str]]:
     """Files that are made to cost much, and what must become of each."""
     progressive = {"progressive": True, "subsampling": 0}
@@ -84,6 +97,12 @@ def costly_files() -> dict[str, tuple[bytes, str]]:
         # The largest that are decoded
         "50 megapixels": (saved("RGBA", (7070, 7070), "PNG"), "pixels"),
         "50 megapixels, progressive": (saved("RGB", (7070, 7070), "JPEG", progressive=True), "pixels"),
+        "DICOM of run lengths": (dicom_runs(6_300), "pixels"),
+        "larger DICOM of run lengths": (dicom_runs(6_400), "too_costly"),
+        "DICOM of JPEG 2000": (dicom_jpeg_2000(3_850), "pixels"),
+        "larger DICOM of JPEG 2000": (dicom_jpeg_2000(3_900), "too_costly"),
+        "deflated DICOM": (make_dicom(np.zeros((6_300, 6_300, 3), np.uint8), "deflated"), "pixels"),
+        "larger deflated DICOM": (make_dicom(np.zeros((6_400, 6_400, 3), np.uint8), "deflated"), "too_costly"),
     }
 
 
@@ -98,6 +117,8 @@ def files() -> dict[str, tuple[bytes, str]]:
         *("81 megapixels", "100 megapixels", "196 megapixels", "50 megapixels, cut off", "16 bits, cut off"),
         *("progressive, cut off", "progressive and held twice", "progressive strip", "50 MB of EXIF"),
         *("50 MB of zeros", "50 megapixels", "50 megapixels, progressive"),
+        *("DICOM of run lengths", "larger DICOM of run lengths", "DICOM of JPEG 2000", "larger DICOM of JPEG 2000"),
+        *("deflated DICOM", "larger deflated DICOM"),
     ],
 )
 def test_no_image_takes_more_than_300_megabytes(files: dict[str, tuple[bytes, str]], kind: str, tmp_path: Path) -> None:

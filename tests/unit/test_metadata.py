@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -143,3 +145,14 @@ def test_masking_hides_whole_rows_and_single_fields_at_the_stated_rates(encoding
     for missing in (no_age, no_sex, no_site):
         assert abs(missing.mean() - 0.37) < 0.015
     assert abs((no_age & no_sex & no_site).mean() - 0.3007) < 0.015
+
+
+def test_each_frame_of_a_file_is_another_input_and_a_lone_image_is_what_it_was() -> None:
+    patient = PatientMetadata(age=60, sex="male", localization="back")
+    digests = {input_digest("ab", patient, "small", frame) for frame in (None, 1, 2)}
+
+    assert len(digests) == 3
+    # And without frames the input is that of the versions before, whose verdicts are kept
+    seen = b'{"age":60.0,"localization":"posterior torso","sex":"male","version":1}'
+    framed = b"".join(len(part).to_bytes(8, "big") + part for part in (b"ab", seen))
+    assert input_digest("ab", patient) == hashlib.sha256(framed).hexdigest()
