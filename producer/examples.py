@@ -12,7 +12,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "run ham10000 --out results",
         "run archive --metadata list.csv --columns image=file,age=years,sex=gender,localization=site",
     ),
-    "submit": ("submit /archive --dry-run", "submit s3://bucket/prefix --name spring --priority 1"),
+    "submit": (
+        "submit 'dicomweb://pacs.example/dicom-web?Modality=XC' --dry-run",
+        "submit s3://bucket/prefix --name spring --priority 1",
+    ),
     "status": ("status", "status 3 --watch"),
     "up": ("up --workers 2",),
     "down": ("down",),

@@ -70,7 +70,7 @@ class Manifest:
         self._join()
         #: Files that are no items, by ending; of a PACS what is no image, by modality.
         self.ignored: dict[str, int] = dict(sorted(found.ignored.items()))
-        for _ in range(found.unreadable_folders if isinstance(found, Walk) else 0):
+        for _ in range(0 if isinstance(found, PacsListing) else found.unreadable_folders):
             self._note(None, "unreadable_folder", None)
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class Manifest:
         self._base.close()
 
     def _stage_files(self, found: Walk | PacsListing) -> None:
-        files = found if isinstance(found, Walk) else self._list_instances(found)
+        files = self._list_instances(found) if isinstance(found, PacsListing) else found
         self._insert(staging.INSERT_FILE, self._read_files(files))
 
     def _stage_rows(self) -> None:

@@ -178,6 +178,8 @@ class DicomWebPlace:
     address: PacsAddress
     server: WebServer
     _troubles: _Troubles = field(default_factory=_Troubles, compare=False, repr=False)
+    #: The object that was read last: each of its frames asks for it.
+    _latest: dict[tuple[str, int], bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def at(cls, address: str, access: Access) -> Self:
@@ -229,6 +231,9 @@ class DicomWebPlace:
         found = _INSTANCE.fullmatch(relative)
         if found is None or not all(map(is_uid, relative.split("/")[1::2])):
             raise OSError(errno.EINVAL, "not a path of an instance")
+        known = self._latest.get((relative, limit))
+        if known is not None:
+            return known
         study, failures = found[1], self._troubles.count(found[1])
         if failures >= _HOPELESS:
             raise error_of(errno.EREMOTEIO)
@@ -241,6 +246,8 @@ class DicomWebPlace:
                 self._troubles.note(study, failed=True)
             raise
         self._troubles.note(study, failed=False)
+        self._latest.clear()
+        self._latest[relative, limit] = data
         return data
 
     def _retrieve(self, relative: str, limit: int, *, brisk: bool) -> bytes:

@@ -320,6 +320,13 @@ def test_a_server_that_asks_for_patience_is_asked_again() -> None:
         assert kinds == ["instance", "probe", "instance", "probe", "instance"]
 
 
+def test_an_object_of_many_frames_is_fetched_once_for_those_that_follow_one_another() -> None:
+    data = skin_object(1, frames=3)
+    with scripted(lambda _path, _query: multipart(data)) as server:
+        assert [server.place.read(path_of(1), 10_000) for _ in range(3)] == [data] * 3
+        assert len(server.asked) == 1
+
+
 def test_a_body_without_end_takes_neither_memory_nor_time() -> None:
     # Given an answer of a gigabyte, and one that comes a byte at a time
     gate = threading.Event()
