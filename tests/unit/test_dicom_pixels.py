@@ -411,6 +411,15 @@ def plain_dataset() -> Any:
     return dataset
 
 
+def test_bytes_in_words_with_the_big_end_first_are_not_swapped() -> None:
+    # Given bytes that are written as words, the second pixel of each before the first (PS3.5, 8.1.1)
+    dataset = plain_dataset()
+    dataset.PixelData = np.frombuffer(picture().tobytes(), "<u2").astype(">u2").tobytes()
+    dataset["PixelData"].VR = "OW"
+
+    assert furthest(decoded(write_dicom(dataset, "big")), picture()) == 0
+
+
 def test_a_frame_that_is_only_claimed_is_cut_off() -> None:
     data = make_dicom(picture(), NumberOfFrames="5")
 
