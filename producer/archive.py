@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from producer import objects, pacs
-from producer.dicom import DIRECTORY, DicomRecord, read_file
+from producer.dicom import NO_ITEMS, DicomRecord, read_file
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
 from producer.paths import may_be_dicom, open_below, split_suffix
 from producer.table import Table, open_table
@@ -269,8 +269,8 @@ class Walk:
             yield file
             return
         header = None if file.rejected else self._read_header(file.path)
-        if header is not None and header.rejected == DIRECTORY:
-            self.ignored[DIRECTORY] += 1
+        if header is not None and header.rejected in NO_ITEMS:
+            self.ignored[header.rejected] += 1
         elif header is not None:
             yield replace(file, header=header, rejected=header.rejected)
         elif split_suffix(file.path)[1] is not None:

@@ -7,14 +7,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from db.instances import ScreenedInstance
+from producer.dicom import PROGRAM
 from producer.sources import PATIENT_AND_STUDY
 from producer.uids import derive_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-#: Who made it; there is no maker but the program.
-PROGRAM: Final = "lesion-screen"
 
 #: Said in every object of ours.
 DISCLAIMER: Final = (
@@ -61,6 +59,7 @@ def start_object(source: "Dataset", finding: ScreenedInstance, *, kind: str, sop
     made.SOPClassUID = sop_class
     made.SeriesNumber, made.SeriesDescription = series, SERIES_DESCRIPTION
     made.InstanceNumber = finding.frame or _number(source.get("InstanceNumber"))
+    # There is no maker but the program.
     made.Manufacturer = made.ManufacturerModelName = PROGRAM
     made.SoftwareVersions = version(PROGRAM)
     moment = datetime.fromtimestamp(finding.created_at, _zone(source))

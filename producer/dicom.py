@@ -36,8 +36,13 @@ MOST_FRAMES: Final = 1000
 
 #: Reason code of an object that nobody can read here: install lesion-screen[dicom].
 NOT_INSTALLED: Final = "needs_dicom_extra"
-#: What stands for a DICOMDIR, which is no item.
+#: What stand for objects that are no items: a DICOMDIR, and what `lesion-screen dicom` wrote into the same place.
 DIRECTORY: Final = "dicomdir"
+OURS: Final = "ours"
+NO_ITEMS: Final = frozenset({DIRECTORY, OURS})
+
+#: Manufacturer's Model Name of what we write.
+PROGRAM: Final = "lesion-screen"
 
 #: Media Storage Directory Storage (PS3.10, 8).
 _DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
@@ -67,6 +72,7 @@ _TAGS: Final = (
     0x00080016,  # SOP Class UID
     0x00080018,  # SOP Instance UID
     0x00080020,  # Study Date
+    0x00081090,  # Manufacturer's Model Name
     0x00082218,  # Anatomic Region Sequence
     0x00100020,  # Patient ID
     0x00100030,  # Patient's Birth Date
@@ -216,6 +222,8 @@ def read_dataset(dataset: "Dataset") -> DicomRecord:
     sop_class = _text(dataset, "SOPClassUID")
     if sop_class == _DIRECTORY_CLASS:
         return DicomRecord(rejected=DIRECTORY)
+    if _text(dataset, "ManufacturerModelName") == PROGRAM:
+        return DicomRecord(rejected=OURS)
     study, series, instance = (
         _uid(dataset, name, problems) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     )

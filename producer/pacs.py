@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from producer.dicom import DicomRecord, read_dataset
+from producer.dicom import PROGRAM, DicomRecord, read_dataset
 from producer.errors import ArchiveProblem, ServiceProblem
 from producer.objects import PACS_AWAY
 from worker.dicomweb import DicomWebPlace, is_uid
@@ -31,7 +31,7 @@ _ANSWER_BYTES: Final = 8 << 20
 _WINDOW: Final = 4
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
-_MODALITY, _SOP_CLASS, _ROWS = "00080060", "00080016", "00280010"
+_MODALITY, _SOP_CLASS, _ROWS, _MODEL = "00080060", "00080016", "00280010", "00081090"
 #: PS3.18, 10.6.3.3: how many series a study has, and instances a series.
 _SERIES_COUNT, _INSTANCE_COUNT = "00201206", "00201209"
 
@@ -51,7 +51,18 @@ _UNCHECKED: Final = frozenset({"StudyTime", "ModalitiesInStudy"})
 
 #: What is kept of the headers of an instance: what `producer.dicom` reads, what it is, and that it has pixels.
 _KEPT: Final = (
-    *("00080016", "00080018", "00080020", "00080060", "00082218", "00100020", "00100030", "00100040", "00101010"),
+    *(
+        "00080016",
+        "00080018",
+        "00080020",
+        "00080060",
+        _MODEL,
+        "00082218",
+        "00100020",
+        "00100030",
+        "00100040",
+        "00101010",
+    ),
     *("00180015", "0020000D", "0020000E", "00280008", "00280010"),
 )
 #: What a code is cut off at, as in PS3.5, 6.2.
@@ -167,7 +178,7 @@ class PacsListing:
             if headers is None:
                 headers = self._headers_of_series(series)
             known = {**_keep(above), **_keep(row), **(headers.get(uid) or self._headers(f"{path}/{uid}").get(uid, {}))}
-            if _ROWS in known:
+            if _ROWS in known and _text(known, _MODEL) != PROGRAM:
                 yield ListedInstance(path=f"{path}/{uid}", study_uid=study, headers=known)
             else:
                 with self._counting:

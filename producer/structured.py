@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 from db.instances import ScreenedInstance
 from db.models import ModelRow
 from db.tables import CLASSES
-from producer.derived import DISCLAIMER, PROGRAM, refer_to, start_object
+from producer.derived import DISCLAIMER, refer_to, start_object
+from producer.dicom import PROGRAM
 from producer.overview import threshold_of
 from producer.terms import SCHEME, SCHEME_NAME, diagnosis, own
 from producer.uids import derive_uid

@@ -21,7 +21,9 @@ from sqlalchemy import text
 
 from db.instances import count_instances, iter_instances
 from db.tables import CLASSES
+from producer.archive import Walk, open_archive
 from producer.cli import cli
+from producer.pacs import PacsListing
 from producer.terms import DIAGNOSES
 from tests.reported import RECORDED_AT, ReportedBatch, encode, judge, photograph
 from tests.security.canary import files_below, is_in, places
@@ -308,6 +310,10 @@ def test_reports_go_into_a_pacs_once_and_come_back_as_they_were(
         assert name == f"{returned.SOPInstanceUID}.dcm"
         assert returned == made
         assert returned.StudyInstanceUID in {one.StudyInstanceUID for one in sources}
+    # And none of it is screened when the PACS, or the folder, is read again
+    listing, walk = PacsListing(place), Walk(open_archive(tmp_path / "out"))
+    assert (len(list(listing)), dict(listing.ignored)) == (6, {"SR": 6, "OT": 6})
+    assert (list(walk), dict(walk.ignored)) == ([], {"ours": 12})
 
 
 def test_reports_of_a_pacs_s_objects_and_of_files_are_the_same(
