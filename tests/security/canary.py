@@ -11,7 +11,9 @@ from typing import Final
 
 import numpy as np
 from PIL import Image
+from pydicom import dcmread
 
+from tests.dicoms import PHOTOGRAPH, make_dicom, write_dicom
 from tests.servers import RedisServer, await_that
 
 #: In the place of a patient's name. ASCII, so that no encoding hides it.
@@ -114,12 +116,21 @@ def draw(brightness: int, image_format: str = "JPEG") -> bytes:
     return out.getvalue()
 
 
+def draw_object(brightness: int) -> bytes:
+    """Make a DICOM object with the canary in its patient's name and identifiers, in comments and in a private tag."""
+    pixels = np.full((40, 40, 3), brightness, np.uint8)
+    names = dict.fromkeys(("PatientName", "PatientID", "PatientComments", "StudyDescription"), CANARY)
+    made = dcmread(io.BytesIO(make_dicom(pixels, sop_class=PHOTOGRAPH, seed=brightness, **names)))
+    made.private_block(0x0009, CANARY, create=True).add_new(0x01, "LO", CANARY)
+    return write_dicom(made)
+
+
 #: Brightness of the image that kills whoever decodes it, where LIGHT_VICTIM says so.
 DEADLY: Final = 7
 
 
 def plant(root: Path) -> None:
-    """Make an archive with the canary in its folder, in file names, in EXIF and in every column of its table."""
+    """Make an archive with the canary in folder, file names, EXIF, DICOM headers and every column of its table."""
     ward = root / f"{CANARY}-ward"
     ward.mkdir(parents=True)
     whole = draw(100)
@@ -132,6 +143,8 @@ def plant(root: Path) -> None:
         "page.jpg": f"<html>{CANARY}</html>".encode(),
         "drawing.jpg": f"%!PS-Adobe-3.0 {CANARY}".encode(),
         "scan.dcm": CANARY.encode() * 50,
+        "object.dcm": draw_object(120),
+        "object": draw_object(130),
     }
     for name, content in files.items():
         (ward / f"{CANARY}_{name}").write_bytes(content)

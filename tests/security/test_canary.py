@@ -131,7 +131,7 @@ def test_a_name_is_found_in_the_ledger_and_in_exports_and_nowhere_else(
         batch = json.loads(command("submit", root, "--problems", tmp_path / "out" / "problems.csv", code=0))["batch"]
         stack.until(lambda: archive.counts(batch).open == 0, 90)
         counts = archive.counts(batch)
-        assert (counts.done + counts.referred, counts.quarantined) == (4, 1)
+        assert (counts.done + counts.referred, counts.quarantined) == (6, 1)
         assert set(counts.reasons) >= {"truncated", "empty_file", "not_an_image", "symlink", "missing_image"}
 
         # If the database refuses a verdict in words that quote it
@@ -156,6 +156,7 @@ def test_a_name_is_found_in_the_ledger_and_in_exports_and_nowhere_else(
         command("verify", batch, "--json", code=0)
         for kind in ("csv", "isic"):
             command("export", batch, "--format", kind, "--out", tmp_path / "out" / kind, code=0)
+        command("dicom", batch, "--out", tmp_path / "out" / "dicom", code=0)
 
         # Then no page, no key, no file of Redis, nothing on the wire, no log and no output has it
         seen: list[tuple[str, bytes | str]] = [*pages_of(flower), *redis_keys(redis_server), ("the wire", wire.heard)]
@@ -168,6 +169,8 @@ def test_a_name_is_found_in_the_ledger_and_in_exports_and_nowhere_else(
     assert sum(map(is_in, filter(None, archive.states(batch)))) > 10
     for name in ("problems.csv", "csv", "isic"):
         assert is_in((tmp_path / "out" / name).read_bytes())
+    reports = list(files_below(tmp_path / "out" / "dicom"))
+    assert [is_in(content) for _, content in reports] == [True, True]
     # And notes about an export say nothing of it
     assert places((path.name, path.read_bytes()) for path in (tmp_path / "out").glob("*.json")) == []
 
