@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -25,7 +24,7 @@ from producer.sources import PROBLEMS, SourceProblem, read_source, say_nothing
 from producer.status import batch_status
 from producer.structured import build_report
 from producer.terminal import name_actor, open_console
-from worker.dicomweb import DicomWebPlace
+from worker.dicomweb import DicomWebPlace, insist_on_extra
 from worker.objects import ObjectFolder
 from worker.stow import store_objects
 
@@ -73,16 +72,6 @@ class Returned:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
-def insist_on_extra() -> None:
-    """Refuse to go on without the libraries for DICOM.
-
-    Raises:
-        UsageProblem: If they are not installed.
-    """
-    if find_spec("highdicom") is None:
-        raise UsageProblem("DICOM objects need the extra dicom; install it: pip install 'lesion-screen[dicom]'.")
-
-
 def give_back(batch_id: int, options: ReturnOptions) -> int:
     """Do `lesion-screen dicom`.
 
@@ -93,7 +82,7 @@ def give_back(batch_id: int, options: ReturnOptions) -> int:
     Returns:
         The exit code.
     """
-    insist_on_extra()
+    insist_on_extra("DICOM objects need")
     console, place = open_console(), read_place()
     engine = open_existing(place)
     batch = get_batch(engine, batch_id)

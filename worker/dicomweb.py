@@ -133,16 +133,17 @@ def _read_filters(query: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(filters.items()))
 
 
-def insist_on_extra() -> None:
+def insist_on_extra(what: str) -> None:
     """Refuse to go on without the libraries for DICOM.
+
+    Args:
+        what: Who needs them, as the beginning of a sentence.
 
     Raises:
         SettingsError: If they are not installed.
     """
     if find_spec("pydicom") is None:
-        raise SettingsError(
-            "A dicomweb:// address needs the extra dicom; install it: pip install 'lesion-screen[dicom]'."
-        )
+        raise SettingsError(f"{what} the extra dicom; install it: pip install 'lesion-screen[dicom]'.")
 
 
 @dataclass(slots=True)
@@ -196,7 +197,7 @@ class DicomWebPlace:
             SettingsError: If address or certificates are not sound, or the extra `dicom` is not installed.
         """
         found = PacsAddress.read(address)
-        insist_on_extra()
+        insist_on_extra("A dicomweb:// address needs")
         server = WebServer(host=found.host, port=found.port, path=found.path, access=access)
         server.open_pool()
         return cls(address=found, server=server)

@@ -507,7 +507,7 @@ def test_without_the_extra_it_is_said_what_to_install(
     reported: ReportedBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = reported.screen(photograph(0))
-    monkeypatch.setattr("producer.returning.find_spec", lambda _name: None)
+    monkeypatch.setattr("worker.dicomweb.find_spec", lambda _name: None)
 
     result = call(batch, "--out", tmp_path / "out")
 
