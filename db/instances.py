@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Engine, Select, func, select
 
 from db.batches import get_batch
-from db.results import result_of_item
+from db.results import read_by_item, result_of_item
 from db.session import read
 from db.tables import CLASSES, Item, ItemState, Result
 
@@ -75,18 +75,10 @@ def iter_instances(engine: Engine, batch_id: int, page: int = 5000) -> Iterator[
 
 
 def _pages(engine: Engine, batch_id: int, model_digest: str, page: int) -> Iterator[ScreenedInstance]:
-    rows = _select(model_digest).where(*_scored(batch_id)).order_by(Item.id).limit(page)
-    last = 0
-    while True:
-        with read(engine) as connection:
-            found = connection.execute(rows.where(Item.id > last)).mappings().all()
-        for row in found:
-            values = {name: value for name, value in row.items() if name not in _PROBABILITIES}
-            probabilities = tuple(row[name] for name in _PROBABILITIES)
-            yield ScreenedInstance(**values, probabilities=probabilities, model_digest=model_digest)
-        if len(found) < page:
-            return
-        last = found[-1]["item_id"]
+    for row in read_by_item(engine, _select(model_digest).where(*_scored(batch_id)), page):
+        told = row._asdict()
+        probabilities = tuple(told.pop(name) for name in _PROBABILITIES)
+        yield ScreenedInstance(**told, probabilities=probabilities, model_digest=model_digest)
 
 
 def _scored(batch_id: int) -> tuple[ColumnElement[bool], ...]:

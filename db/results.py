@@ -164,13 +164,27 @@ def iter_report(engine: Engine, batch_id: int, page: int = 5000) -> Iterator[Rep
 
 
 def _report_pages(engine: Engine, batch_id: int, model_digest: str, page: int) -> Iterator[ReportRow]:
-    rows = _report(model_digest, outer=True).where(Item.batch_id == batch_id).order_by(Item.id).limit(page)
-    last = 0
+    rows = _report(model_digest, outer=True).where(Item.batch_id == batch_id)
+    for row in read_by_item(engine, rows, page):
+        yield _report_row(row, model_digest)
+
+
+def read_by_item(engine: Engine, rows: Select[*tuple[Any, ...]], page: int) -> Iterator[Row[Any]]:
+    """Stream rows by item id, a short transaction a page, in flat memory.
+
+    Args:
+        engine: The ledger.
+        rows: One row an item, with its id as `item_id`.
+        page: Rows read at once.
+
+    Yields:
+        Each row.
+    """
+    ordered, last = rows.order_by(Item.id).limit(page), 0
     while True:
         with read(engine) as connection:
-            found = connection.execute(rows.where(Item.id > last)).all()
-        for row in found:
-            yield _report_row(row, model_digest)
+            found = connection.execute(ordered.where(Item.id > last)).all()
+        yield from found
         if len(found) < page:
             return
         last = found[-1].item_id
@@ -236,16 +250,9 @@ def _digested(batch_id: int) -> tuple[ColumnElement[bool], ...]:
 
 
 def _digest_pages(engine: Engine, batch_id: int, page: int) -> Iterator[tuple[str, str]]:
-    rows = select(Item.id, Item.path, Item.image_digest).where(*_digested(batch_id))
-    last = 0
-    while True:
-        with read(engine) as connection:
-            found = connection.execute(rows.where(Item.id > last).order_by(Item.id).limit(page)).all()
-        for row in found:
-            yield row.path, row.image_digest
-        if len(found) < page:
-            return
-        last = found[-1].id
+    rows = select(Item.id.label("item_id"), Item.path, Item.image_digest).where(*_digested(batch_id))
+    for row in read_by_item(engine, rows, page):
+        yield row.path, row.image_digest
 
 
 def result_of_item(model_digest: str) -> ColumnElement[bool]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -119,7 +119,7 @@ def draw(brightness: int, image_format: str = "JPEG") -> bytes:
 def draw_object(brightness: int) -> bytes:
     """Make a DICOM object with the canary in its patient's name and identifiers, in comments and in a private tag."""
     pixels = np.full((40, 40, 3), brightness, np.uint8)
-    names = dict.fromkeys(("PatientName", "PatientID", "PatientComments", "StudyDescription"), CANARY)
+    names: dict[str, Any] = dict.fromkeys(("PatientName", "PatientID", "PatientComments", "StudyDescription"), CANARY)
     made = dcmread(io.BytesIO(make_dicom(pixels, sop_class=PHOTOGRAPH, seed=brightness, **names)))
     made.private_block(0x0009, CANARY, create=True).add_new(0x01, "LO", CANARY)
     return write_dicom(made)
