@@ -331,9 +331,6 @@ def test_a_body_without_end_takes_neither_memory_nor_time() -> None:
     # Given an answer of a gigabyte, and one that comes a byte at a time
     gate = threading.Event()
 
-    class Endless(bytes):
-        pass
-
     def handle(path: str, _query: Any) -> tuple[int, dict[str, str], bytes]:
         if path == "studies":
             return UP
