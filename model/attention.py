@@ -43,7 +43,7 @@ class SoftAttention(layers.Layer):
         """Create the convolution and gamma for `(batch, h, w, d)` inputs."""
         depth = input_shape[-1]
         if self.form == "corrected":
-            self.scores = layers.Conv2D(self.heads, 3, padding="same", name="scores")
+            self.scores = layers.Conv2D(self.heads, 3, padding="same", name="scores", dtype=self.dtype_policy)
             self.scores.build(input_shape)
         else:
             shape = (3, 3, depth) if self.form == "as-published" else (depth, 3, 3)

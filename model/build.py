@@ -12,7 +12,7 @@ from typing import Final
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from model.calibration import FeatureSpace, OperatingPoint, ReferralThresholds, fit_feature_space
 from model.crossfit import HeldOut
@@ -21,7 +21,7 @@ from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
-from model.network import NetworkConfig
+from model.network import NetworkConfig, build_network, shift_logits
 from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
@@ -33,6 +33,7 @@ SEED: Final = 0
 #: A run's folder says which configuration and images it belongs to.
 RUN_FILE: Final = "run.json"
 HELD_OUT_FILE: Final = "held_out.npz"
+NETWORK_FILE: Final = "network.weights.h5"
 PLOTS_FOLDER: Final = "plots"
 
 
@@ -51,12 +52,6 @@ class BuildConfig(BaseModel):
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
 
-    @model_validator(mode="after")
-    def _averages_fit_statistics(self) -> BuildConfig:
-        if self.training.ema and self.network.metadata == "gessert":
-            raise ValueError("the gessert branch has batch statistics of its own, which averaged weights do not fit")
-        return self
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModel:
@@ -68,7 +63,7 @@ class BuiltModel:
         held_out: Which lesions judged it, in words.
         data_digest: sha256 over images, lesions and labels read.
         prior: `(7,)` class frequencies in training, which the posterior assumes.
-        temperature: T of the posterior.
+        temperature: T of the posterior; the offsets of its calibration are part of the network's last bias.
         operating_point: Where an image counts as suspicious.
         space: Feature space of the training images.
         referral: When an image goes to a person.
@@ -172,6 +167,7 @@ class Workshop:
         training = np.flatnonzero(self.folds != (-1 if fold is None else fold))
         write_evaluation(fitted.verdicts, self.run / PLOTS_FOLDER)
         network = self._train("whole" if fold is None else f"fold-{fold}", training)
+        shift_logits(network, fitted.calibration.logit_offsets())
         write_figure(plot_curves(read_curves(self.run)), self.run / PLOTS_FOLDER / "curves.png")
         words = f"{FOLDS} folds, cross-validated" if fold is None else f"fold {fold} of {FOLDS}"
         return BuiltModel(
@@ -180,7 +176,7 @@ class Workshop:
             held_out=f"{words}, grouped by lesion, stratified by diagnosis",
             data_digest=digest_data([self.rows[index] for index in training]),
             prior=held_out.prior,
-            temperature=fitted.temperature,
+            temperature=fitted.calibration.temperature,
             operating_point=fitted.operating_point,
             space=self._feature_space(network, training),
             referral=fitted.referral,
@@ -206,6 +202,11 @@ class Workshop:
             return dict(saved)
 
     def _train(self, name: str, chosen: NDArray[np.intp]) -> keras.Model:
+        path = self.run / name / NETWORK_FILE
+        if path.exists():
+            network = build_network(self.config.network)
+            network.load_weights(path)
+            return network
         if self.config.training.drop_missing_ages:
             chosen = np.array([index for index in chosen if self.rows[index].patient.age is not None])
         validation = None
@@ -221,11 +222,14 @@ class Workshop:
             validation,
         )
         trainer.run(lambda progress: self.report(name, progress))
+        temporary = path.with_name("partial.weights.h5")
+        trainer.model.save_weights(temporary)
+        temporary.replace(path)
         return trainer.model
 
     def _training_set(self, chosen: NDArray[np.intp]) -> TrainingSet:
         if self._images is None:
-            self._images = load_images(self.rows)
+            self._images = load_images(self.rows, self.config.training.kept_size)
         return TrainingSet(images=self._images[chosen], metadata=self.metadata[chosen], labels=self.labels[chosen])
 
     def _feature_space(self, network: keras.Model, training: NDArray[np.intp]) -> FeatureSpace:
@@ -260,8 +264,10 @@ def run_network(
     """
     logits, features = [], []
     for start in range(0, len(images), batch):
-        stop = start + batch
-        outputs = network([images[start:stop].astype(np.float32) / 127.5 - 1.0, metadata[start:stop]], training=False)
-        logits.append(np.asarray(outputs["logits"]))
-        features.append(np.asarray(outputs["features"]))
+        # Always as many, as a program is compiled for each number; the last batch repeats its last image.
+        rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
+        outputs = network.predict_on_batch([images[rows].astype(np.float32) / 127.5 - 1.0, metadata[rows]])
+        count = min(batch, len(images) - start)
+        logits.append(outputs["logits"][:count])
+        features.append(outputs["features"][:count])
     return np.concatenate(logits), np.concatenate(features)

@@ -19,6 +19,8 @@ UNFAMILIAR_SHARE: Final = 0.02
 LOW_CONFIDENCE_SHARE: Final = 0.03
 MAX_REFERRED: Final = 0.05
 MAX_REFERRED_IN_CLASS: Final = 0.15
+#: Temperatures are sought from its inverse to this.
+LARGEST_TEMPERATURE: Final = 5.0
 #: Principal components the distance is measured in.
 COMPONENTS: Final = 64
 
@@ -51,15 +53,54 @@ def balanced_confidence(probabilities: NDArray[np.float64], prior: NDArray[np.fl
     return balanced.max(axis=1) / balanced.sum(axis=1)
 
 
-def fit_temperature(logits: NDArray[np.floating], prior: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Temperature with the smallest negative log likelihood on held-out images (Guo et al. 2017)."""
-    from scipy.optimize import minimize_scalar
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How logits become the posterior: softmax(logits / temperature + offsets + log prior).
 
-    def loss(temperature: float) -> float:
-        chosen = posterior(logits, prior, temperature)[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+    Attributes:
+        temperature: T of Guo et al. 2017: above 1 where the network is too sure of itself.
+        offsets: `(7,)` a class, together 0 (Alexandari et al. 2020, "bias-corrected temperature scaling"): a network
+            that learnt its images by heart names the common classes too often, even after a loss that balances them.
+    """
 
-    return float(minimize_scalar(loss, bounds=(0.2, 5.0), method="bounded").x)
+    temperature: float
+    offsets: NDArray[np.float64]
+
+    def apply(self, logits: NDArray[np.floating], prior: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the posterior of `(n, 7)` logits at a prior."""
+        return posterior(logits + self.logit_offsets(), prior, self.temperature)
+
+    def logit_offsets(self) -> NDArray[np.float64]:
+        """Return what to add to the logits, `(7,)`, so that the temperature alone calibrates them."""
+        return self.temperature * self.offsets
+
+
+def fit_calibration(logits: NDArray[np.floating], prior: NDArray[np.float64], labels: NDArray[np.int64]) -> Calibration:
+    """Fit temperature and offsets to held-out images, by their negative log likelihood.
+
+    A normal prior of deviation 1 on each offset keeps a class that hardly occurs where it is.
+
+    Args:
+        logits: `(n, 7)` network outputs.
+        prior: `(7,)` class frequencies the posterior assumes.
+        labels: `(n,)` class indices.
+    """
+    from scipy.optimize import minimize
+
+    wide, rows = np.asarray(logits, np.float64), np.arange(len(labels))
+
+    def loss(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        inverse, offsets = np.exp(point[0]), point[1:]
+        found = posterior(wide * inverse + offsets, prior)
+        value = -np.log(np.maximum(found[rows, labels], 1e-300)).sum() + (offsets**2).sum() / 2
+        slope = found.copy()
+        slope[rows, labels] -= 1
+        by_offset = slope.sum(axis=0) + offsets
+        return value / len(rows), np.concatenate([[(slope * wide).sum() * inverse], by_offset]) / len(rows)
+
+    bounds = [(-np.log(LARGEST_TEMPERATURE), np.log(LARGEST_TEMPERATURE)), *[(None, None)] * len(CLASSES)]
+    found = minimize(loss, np.zeros(1 + len(CLASSES)), jac=True, bounds=bounds, method="L-BFGS-B").x
+    return Calibration(temperature=float(np.exp(-found[0])), offsets=found[1:] - found[1:].mean())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,8 +171,8 @@ def _calibration(manifest: Manifest, found: Evaluation) -> str:
     ]
     return f"""## Calibration
 
-Temperature {manifest.calibration.temperature:.3f}. Expected calibration error over 15 bins; each image is judged with \
-a temperature fitted to other lesions.
+Temperature {manifest.calibration.temperature:.3f}, and an offset for each class, which is part of the network's last \
+bias. Expected calibration error over 15 bins; each image is judged with a calibration fitted to other lesions.
 
 {_table(("what is calibrated", "before", "after"), rows)}"""
 

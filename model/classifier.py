@@ -22,7 +22,8 @@ from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
 if TYPE_CHECKING:
     import keras
 
-    from model.engine import Engine, FrozenGraph, Precision
+    from model.engine import Engine, FrozenGraph
+    from model.precision import Precision
 
 #: Images of the golden prediction.
 GOLDEN_IMAGES: Final = 4
@@ -205,7 +206,8 @@ class Classifier:
 
 def _load_engine(folder: Path, manifest: Manifest, precision: Precision) -> FrozenGraph:
     import_keras()
-    from model.engine import FrozenGraph, computing_in
+    from model.engine import FrozenGraph
+    from model.precision import computing_in
 
     with computing_in(precision):
         network, space = load_network(folder, manifest)

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.calibration import (
+    Calibration,
     OperatingPoint,
     ReferralThresholds,
     balanced_confidence,
+    fit_calibration,
     fit_operating_point,
     fit_referral,
-    fit_temperature,
     posterior,
 )
 from model.labels import MALIGNANT_INDEX
@@ -57,7 +58,7 @@ class Verdicts:
     """What a model, thresholds and all, says about n labelled images; what an evaluation judges.
 
     Attributes:
-        uncalibrated: `(n, 7)` posteriors at temperature 1.
+        uncalibrated: `(n, 7)` posteriors at temperature 1 and without offsets.
         posteriors: `(n, 7)` calibrated posteriors.
         prior: `(7,)` class frequencies they assume.
         unfamiliar: `(n,)` referred because nothing like it was seen in training.
@@ -103,22 +104,22 @@ class CrossFit:
     """What held-out images yield: the values to ship, fitted to all of them, and verdicts that no row had a part in.
 
     Attributes:
-        temperature: T fitted to all rows.
-        temperatures: T each fold was judged with, fitted to the other folds.
+        calibration: Temperature and offsets fitted to all rows.
+        calibrations: What each fold was judged with, fitted to the other folds.
         operating_point: Chosen on the cross-fitted scores of all rows.
         referral: Thresholds fitted to all rows, with the shares they refer there.
-        verdicts: Each row with the temperature and the referral thresholds of the other folds.
+        verdicts: Each row with the calibration and the referral thresholds of the other folds.
     """
 
-    temperature: float
-    temperatures: tuple[float, ...]
+    calibration: Calibration
+    calibrations: tuple[Calibration, ...]
     operating_point: OperatingPoint
     referral: ReferralThresholds
     verdicts: Verdicts
 
 
 def cross_fit(held_out: HeldOut) -> CrossFit:
-    """Fit temperature, operating point and referral thresholds, and judge no row by what was fitted to it.
+    """Fit calibration, operating point and referral thresholds, and judge no row by what was fitted to it.
 
     With one fold alone, five parts of its lesions stand in for folds.
     """
@@ -126,25 +127,25 @@ def cross_fit(held_out: HeldOut) -> CrossFit:
     calibrated = np.empty((count, held_out.logits.shape[1]))
     without = None if held_out.logits_without_metadata is None else np.empty_like(calibrated)
     unfamiliar, unsure = np.zeros(count, bool), np.zeros(count, bool)
-    temperatures = []
+    calibrations = []
     for judged, others in _fold_pairs(held_out):
-        temperature = _fit_temperature(held_out, others)
-        temperatures.append(temperature)
-        calibrated[judged] = posterior(held_out.logits[judged], held_out.prior, temperature)
+        calibration = _fit_calibration(held_out, others)
+        calibrations.append(calibration)
+        calibrated[judged] = calibration.apply(held_out.logits[judged], held_out.prior)
         if without is not None and held_out.logits_without_metadata is not None:
-            without[judged] = posterior(held_out.logits_without_metadata[judged], held_out.prior, temperature)
-        thresholds = _fit_referral(held_out, temperature, others)
+            without[judged] = calibration.apply(held_out.logits_without_metadata[judged], held_out.prior)
+        thresholds = _fit_referral(held_out, calibration, others)
         sure = balanced_confidence(calibrated[judged], held_out.prior)
         unfamiliar[judged] = held_out.distances[judged] > thresholds.max_distance
         unsure[judged] = ~unfamiliar[judged] & (sure < thresholds.min_confidence)
     everything = np.arange(count)
-    temperature = _fit_temperature(held_out, everything)
+    calibration = _fit_calibration(held_out, everything)
     point = fit_operating_point(calibrated, held_out.labels, held_out.lesion_ids)
     return CrossFit(
-        temperature=temperature,
-        temperatures=tuple(temperatures),
+        calibration=calibration,
+        calibrations=tuple(calibrations),
         operating_point=point,
-        referral=_fit_referral(held_out, temperature, everything),
+        referral=_fit_referral(held_out, calibration, everything),
         verdicts=Verdicts(
             uncalibrated=posterior(held_out.logits, held_out.prior),
             posteriors=calibrated,
@@ -174,10 +175,10 @@ def _fold_pairs(held_out: HeldOut) -> Iterator[tuple[NDArray[np.intp], NDArray[n
         yield np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
 
 
-def _fit_temperature(held_out: HeldOut, rows: NDArray[np.intp]) -> float:
-    return fit_temperature(held_out.logits[rows], held_out.prior, held_out.labels[rows])
+def _fit_calibration(held_out: HeldOut, rows: NDArray[np.intp]) -> Calibration:
+    return fit_calibration(held_out.logits[rows], held_out.prior, held_out.labels[rows])
 
 
-def _fit_referral(held_out: HeldOut, temperature: float, rows: NDArray[np.intp]) -> ReferralThresholds:
-    sure = balanced_confidence(posterior(held_out.logits[rows], held_out.prior, temperature), held_out.prior)
+def _fit_referral(held_out: HeldOut, calibration: Calibration, rows: NDArray[np.intp]) -> ReferralThresholds:
+    sure = balanced_confidence(calibration.apply(held_out.logits[rows], held_out.prior), held_out.prior)
     return fit_referral(np.asarray(held_out.distances[rows], np.float64), sure, held_out.labels[rows])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -14,27 +12,7 @@ from numpy.typing import NDArray
 from model.calibration import FeatureSpace
 from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_gpus
 from model.errors import OutOfMemory
-
-#: What the network computes in; weights, calibration and probabilities are float32 whatever it is.
-Precision = Literal["float32", "float16", "bfloat16"]
-
-_POLICIES: Final = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
-
-
-@contextmanager
-def computing_in(precision: Precision) -> Iterator[None]:
-    """Build networks that compute in a precision.
-
-    Args:
-        precision: Of every layer that does not ask for another one.
-    """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(_POLICIES[precision])
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
+from model.precision import Precision
 
 #: Posteriors, distances and attention of some images.
 Answer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from model.engine import Answer, Engine, FrozenGraph, Precision
+    from model.engine import Answer, Engine, FrozenGraph
+    from model.precision import Precision
 
 #: Largest difference in probability from TensorFlow: float32 kernels of two libraries stay a hundred times under it.
 AGREEMENT: Final = 1e-4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
 from model.labels import CLASSES
@@ -37,9 +37,9 @@ def cross_entropy(
         weights: `(7,)` class weights.
         smoothing: Share of the target spread evenly over the classes.
     """
-    targets = tf.one_hot(labels, len(CLASSES)) * (1.0 - smoothing) + smoothing / len(CLASSES)
-    losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits + tf.constant(shift, tf.float32))
-    return tf.reduce_mean(losses * tf.gather(tf.constant(weights, tf.float32), labels))
+    targets = ops.one_hot(labels, len(CLASSES)) * (1.0 - smoothing) + smoothing / len(CLASSES)
+    losses = -ops.sum(targets * ops.log_softmax(logits + ops.convert_to_tensor(shift, "float32")), axis=-1)
+    return ops.mean(losses * ops.take(ops.convert_to_tensor(weights, "float32"), labels))
 
 
 def prior_free_offset(

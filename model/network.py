@@ -137,6 +137,13 @@ def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:
             layer.adapt(encoded[:, 0])
 
 
+def shift_logits(network: keras.Model, offsets: NDArray[np.float64]) -> None:
+    """Add `(7,)` offsets to the network's logits for good: to its last bias."""
+    classifier = network.get_layer("classifier")
+    kernel, bias = classifier.get_weights()
+    classifier.set_weights([kernel, bias + offsets.astype(np.float32)])
+
+
 def _pool(config: NetworkConfig, feature_map: Any) -> tuple[Any, dict[str, Any]]:
     pooled, outputs = _pooling(config, "pool_features")(feature_map), {}
     if config.attention != "none":

@@ -12,24 +12,29 @@ from typing import Any, Final, Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from model.artifact import NetworkPart, read_manifest
-from model.augmentation import AUGMENTATIONS
+from model.augmentation import AUGMENTATIONS, resize
 from model.backbones import freeze_first_blocks
 from model.classifier import load_network
+from model.dataset import CACHED_SIZE
 from model.errors import ModelError, TrainingDiverged
 from model.folding import training_copy, write_back
 from model.labels import CLASSES
 from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
 from model.metadata import MetadataEncoding, mask_metadata
-from model.network import NetworkConfig, build_network, fit_age
+from model.network import NetworkConfig, build_network, fit_age, shift_logits
+from model.precision import Precision
 from model.schedules import Plateau, cosine_rate
+from model.steps import Batch, Learner, steps_of
 
 CHECKPOINT: Final = "checkpoint.npz"
 CURVES: Final = "curves.jsonl"
+#: Largest momentum of batch statistics whose averages are kept.
+STATISTICS_MOMENTUM: Final = 0.99
 
 
 class Stage(BaseModel):
@@ -66,11 +71,13 @@ class TrainingConfig(BaseModel):
         loss: "balanced-softmax", or "weighted" cross-entropy.
         class_weights: Weights of the weighted loss; None takes W_c of the training rows.
         smoothing: Label smoothing.
-        ema: Decay of the averaged weights a step, which are the result; 0 takes the last weights.
+        ema: Decay of the averaged weights and batch statistics a step, which are the result; 0 takes the last ones.
         batch_norm: "frozen" keeps ImageNet's statistics, folded into the convolutions; "trained" follows each batch.
         freeze_first_blocks: Whether the stem and first blocks stay as ImageNet made them.
         augmentation: A key of `model.augmentation.AUGMENTATIONS`.
         mask_metadata: Whether metadata fields are hidden at random, so that their absence means nothing.
+        precision: What the network computes in while it trains: bfloat16 is faster on accelerators, slower elsewhere.
+        kept_size: Width and height at which images are kept in memory.
         drop_missing_ages: Whether rows without an age are left out of training (the paper's way).
         seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it.
     """
@@ -93,17 +100,12 @@ class TrainingConfig(BaseModel):
     ema: float = 0.999
     batch_norm: Literal["frozen", "trained"] = "frozen"
     freeze_first_blocks: bool = True
-    augmentation: Literal["none", "crops", "affine"] = "crops"
+    augmentation: Literal["none", "crops", "turns", "affine"] = "crops"
     mask_metadata: bool = True
+    precision: Precision = "float32"
+    kept_size: tuple[int, int] = CACHED_SIZE
     drop_missing_ages: bool = False
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _averages_fit_statistics(self) -> TrainingConfig:
-        if self.ema and self.batch_norm == "trained":
-            # Running statistics belong to the last weights: under averaged ones balanced accuracy fell from .70 to .22.
-            raise ValueError("averaged weights need batch_norm = frozen")
-        return self
 
     @property
     def sizes(self) -> list[int]:
@@ -116,7 +118,7 @@ class TrainingSet:
     """Images with what is known of them, in memory.
 
     Attributes:
-        images: `(n, 225, 300, 3)` uint8 RGB.
+        images: `(n, height, width, 3)` uint8 RGB.
         metadata: `(n, width)` float32 from `encode_metadata`, in the network's encoding.
         labels: `(n,)` int64 class indices.
     """
@@ -178,34 +180,55 @@ class Trainer:
         self.model = _first_network(network, weights)
         fit_age(self.model, data.metadata)
         self._encoding: MetadataEncoding = network.metadata
-        self._copy = training_copy(self.model, fold=config.batch_norm == "frozen", any_size=network.head == "pooled")
+        self._copy = training_copy(
+            self.model,
+            fold=config.batch_norm == "frozen",
+            any_size=network.head == "pooled",
+            precision=config.precision,
+        )
         backbone = self._copy.get_layer("backbone")
         if config.freeze_first_blocks:
             freeze_first_blocks(backbone, network.backbone)
         if config.batch_norm == "frozen":
-            for layer in backbone.layers:
+            for layer in _norms(backbone):
                 # Those that could not be folded keep ImageNet's statistics as well: frozen is inference mode to Keras.
-                layer.trainable = layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
-        self.backbone_variables = backbone.trainable_variables
-        ours = {id(v) for v in self.backbone_variables}
-        self.head_variables = [v for v in self._copy.trainable_variables if id(v) not in ours]
-        self.averages = [tf.Variable(v.value, trainable=False) for v in self._trained() if config.ema]
-        self.steps_an_epoch = max((config.images_an_epoch or len(data.labels)) // config.batch_size, 1)
-        self.optimizers = [
-            keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, epsilon=config.epsilon)
-            for _ in range(2)
-        ]
-        for optimizer, variables in zip(self.optimizers, (self.backbone_variables, self.head_variables), strict=True):
-            optimizer.build(variables)
+                layer.trainable = False
+        elif config.ema:
+            for layer in _norms(backbone):
+                # MobileNetV2's own .999 would follow the weights a thousand steps late.
+                layer.momentum = min(layer.momentum, STATISTICS_MOMENTUM)
         self._shift, self._weights = self._loss_terms()
-        self._augmentation = AUGMENTATIONS[config.augmentation]
+        self.learner = self._make_learner(backbone)
+        self.steps = steps_of(self.learner)
+        self.steps_an_epoch = max((config.images_an_epoch or len(data.labels)) // config.batch_size, 1)
         self.plateau = Plateau(rate=config.learning_rate)
         self.epoch = 0
-        # The size is a Python number: one graph for each.
-        self._step = tf.function(self._train_step)
 
-    def _trained(self) -> list[Any]:
-        return [*self.backbone_variables, *self.head_variables]
+    def _make_learner(self, backbone: keras.Model) -> Learner:
+        config = self.config
+        ours = {id(v) for v in backbone.trainable_variables}
+        head = [v for v in self._copy.trainable_variables if id(v) not in ours]
+        groups = (backbone.trainable_variables, head)
+        optimizers = tuple(
+            keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, epsilon=config.epsilon)
+            for _ in groups
+        )
+        for optimizer, variables in zip(optimizers, groups, strict=True):
+            optimizer.build(variables)
+        # Statistics belong to the weights they were taken with: under averaged weights they are averages as well.
+        averaged = [*groups[0], *groups[1], *(v for v in self._copy.non_trainable_variables if "moving_" in v.name)]
+        return Learner(
+            network=self._copy,
+            groups=groups,
+            optimizers=optimizers,
+            averaged=averaged,
+            averages=[keras.Variable(v.value, trainable=False) for v in averaged if config.ema],
+            decay=config.ema,
+            clip_norm=config.clip_norm,
+            loss=lambda outputs, labels: self._loss(outputs, labels, config.smoothing),
+            augmentation=AUGMENTATIONS[config.augmentation],
+            images=self.data.images,
+        )
 
     def _loss_terms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self.config.loss == "balanced-softmax":
@@ -215,25 +238,6 @@ class Trainer:
 
     def _loss(self, outputs: Any, labels: Any, smoothing: float) -> Any:
         return cross_entropy(outputs["logits"], labels, shift=self._shift, weights=self._weights, smoothing=smoothing)
-
-    def _train_step(self, size: int, images: Any, metadata: Any, labels: Any, *drawn: Any) -> Any:
-        views = self._augmentation.apply(images, size, *drawn) / 127.5 - 1.0
-        with tf.GradientTape() as tape:
-            loss = self._loss(self._copy([views, metadata], training=True), labels, self.config.smoothing)
-        variables = self._trained()
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        if self.config.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
-        cut = len(self.backbone_variables)
-        self.optimizers[0].apply(gradients[:cut], self.backbone_variables)
-        self.optimizers[1].apply(gradients[cut:], self.head_variables)
-        if self.config.ema:
-            # Early on the average follows closely, so that the random head does not linger in it.
-            step = tf.cast(self.optimizers[0].iterations.value, tf.float32)
-            decay = tf.minimum(self.config.ema, (1.0 + step) / (10.0 + step))
-            for average, variable in zip(self.averages, variables, strict=True):
-                average.assign(decay * average + (1.0 - decay) * variable.value)
-        return loss
 
     def run(self, report: Callable[[Progress], None], *, until: Callable[[], bool] = lambda: False) -> None:
         """Train to the last epoch, with a checkpoint after each; then `model` holds the result.
@@ -260,10 +264,11 @@ class Trainer:
         started = time.monotonic()
         size, epochs = self.config.sizes[self.epoch], len(self.config.sizes)
         losses = []
+        self.steps.start()
         for step, batch in enumerate(self._batches()):
-            self._set_rates(self.epoch * self.steps_an_epoch + step)
-            losses.append(self._step(size, *batch))
+            losses.append(self.steps.take(size, batch, self._rates(self.epoch * self.steps_an_epoch + step)))
             report(Progress(epoch=self.epoch, epochs=epochs, step=step + 1, steps=self.steps_an_epoch))
+        self.steps.finish()
         loss = float(np.mean([float(one) for one in losses]))
         if not np.isfinite(loss):
             raise TrainingDiverged(f"The training loss of epoch {self.epoch + 1} is no number: lower the rate.")
@@ -276,26 +281,24 @@ class Trainer:
         self._save()
         return {**row, "seconds": time.monotonic() - started}
 
-    def _set_rates(self, step: int) -> None:
+    def _rates(self, step: int) -> tuple[float, float]:
         rate = self.plateau.rate
         if self.config.schedule == "cosine":
             steps = self.steps_an_epoch * len(self.config.sizes)
             rate = cosine_rate(self.config.learning_rate, step, steps, self.config.warmup_steps)
-        self.optimizers[0].learning_rate.assign(rate)
-        self.optimizers[1].learning_rate.assign(rate * self.config.head_factor)
+        return rate, rate * self.config.head_factor
 
-    def _batches(self) -> Iterator[tuple[Any, ...]]:
+    def _batches(self) -> Iterator[Batch]:
         generator = np.random.default_rng([self.config.seed, self.epoch])
         order = self._order(generator)
         size = self.config.batch_size
         for step in range(self.steps_an_epoch):
             rows = np.sort(order[step * size : (step + 1) * size])
-            drawn = self._augmentation.draw(generator, len(rows))
+            drawn = self.learner.augmentation.draw(generator, len(rows))
             metadata = self.data.metadata[rows]
             if self.config.mask_metadata:
                 metadata = mask_metadata(metadata, generator, encoding=self._encoding)
-            batch = (self.data.images[rows], metadata, self.data.labels[rows], *drawn)
-            yield tuple(tf.constant(part) for part in batch)
+            yield Batch(rows=rows, metadata=metadata, labels=self.data.labels[rows], drawn=drawn)
 
     def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
         labels, wanted = self.data.labels, self.config.images_an_epoch
@@ -310,21 +313,22 @@ class Trainer:
         losses = []
         for start in range(0, len(data.labels), self.config.batch_size):
             rows = slice(start, start + self.config.batch_size)
-            views = tf.image.resize(data.images[rows], (size, size)) / 127.5 - 1.0
-            outputs = self._copy([views, tf.constant(data.metadata[rows])], training=False)
+            views = resize(data.images[rows], size) / 127.5 - 1.0
+            outputs = self._copy([views, ops.convert_to_tensor(data.metadata[rows])], training=False)
             losses.append(float(self._loss(outputs, data.labels[rows], 0.0)) * len(data.labels[rows]))
         return sum(losses) / len(data.labels)
 
     def _state(self) -> list[Any]:
         # Every variable of the network: batch statistics and the state of dropout among them.
-        network = [v.value for v in self._copy.variables]
-        return [*network, *self.averages, *(v.value for one in self.optimizers for v in one.variables)]
+        network = self._copy.variables
+        kept = [v for one in self.learner.optimizers for v in one.variables]
+        return [*network, *self.learner.averages, *kept]
 
     def _save(self) -> None:
         path = self.folder / CHECKPOINT
         temporary = path.with_suffix(".partial")
         with temporary.open("wb") as file:
-            arrays = {f"v{index}": value.numpy() for index, value in enumerate(self._state())}
+            arrays = {f"v{index}": ops.convert_to_numpy(variable) for index, variable in enumerate(self._state())}
             np.savez(file, epoch=self.epoch, plateau=self.plateau.state(), **arrays)
             file.flush()
             os.fsync(file.fileno())
@@ -337,20 +341,24 @@ class Trainer:
         with np.load(path, allow_pickle=False) as saved:
             self.epoch = int(saved["epoch"])
             self.plateau.restore(saved["plateau"])
-            for index, value in enumerate(self._state()):
-                value.assign(saved[f"v{index}"])
+            for index, variable in enumerate(self._state()):
+                variable.assign(saved[f"v{index}"])
 
     def _finish(self) -> None:
-        last = [v.value.numpy() for v in self._trained()]
-        for average, variable in zip(self.averages, self._trained(), strict=False):
+        learner = self.learner
+        last = [np.array(ops.convert_to_numpy(v)) for v in learner.averaged]
+        for average, variable in zip(learner.averages, learner.averaged, strict=False):
             variable.assign(average)
         write_back(self._copy, self.model)
         # A run that was stopped early goes on from its last weights, not from their average.
-        for value, variable in zip(last, self._trained(), strict=True):
+        for value, variable in zip(last, learner.averaged, strict=True):
             variable.assign(value)
-        kernel, bias = self.model.get_layer("classifier").get_weights()
         offset = prior_free_offset(self.data.prior(), self._shift, self._weights)
-        self.model.get_layer("classifier").set_weights([kernel, bias + (offset - offset.mean()).astype(np.float32)])
+        shift_logits(self.model, offset - offset.mean())
+
+
+def _norms(backbone: keras.Model) -> list[Any]:
+    return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _first_network(config: NetworkConfig, weights: Path | str | None) -> keras.Model:

@@ -9,10 +9,10 @@ from model.calibration import (
     MAX_REFERRED,
     MAX_REFERRED_IN_CLASS,
     balanced_confidence,
+    fit_calibration,
     fit_feature_space,
     fit_operating_point,
     fit_referral,
-    fit_temperature,
     posterior,
     wilson_interval,
 )
@@ -24,15 +24,31 @@ def test_a_network_without_opinion_yields_the_prior() -> None:
     assert posterior(np.zeros((3, 7)), PRIOR) == pytest.approx(np.tile(PRIOR, (3, 1)))
 
 
-def test_the_temperature_that_blurred_the_logits_is_found() -> None:
-    # Given labels drawn from a posterior, and logits twice as sure as that
+def test_the_temperature_and_offsets_that_spoilt_the_logits_are_found() -> None:
+    # Given labels drawn from a posterior, and logits twice as sure as that and partial to some classes
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (20_000, 7))
     truth = posterior(logits, PRIOR)
     labels = (truth.cumsum(axis=1) < generator.random((20_000, 1))).sum(axis=1)
+    partial = np.array([0.5, -0.5, 0.0, 0.3, -0.8, 0.5, 0.0])
 
-    # Then the fitted temperature halves them
-    assert fit_temperature(2 * logits, PRIOR, labels) == pytest.approx(2.0, abs=0.08)
+    # Then the fit halves them and takes the favours back
+    spoilt = 2 * (logits + partial)
+    fitted = fit_calibration(spoilt, PRIOR, labels)
+    assert fitted.temperature == pytest.approx(2.0, abs=0.08)
+    assert fitted.offsets == pytest.approx(-partial, abs=0.12)
+    assert fitted.apply(spoilt, PRIOR) == pytest.approx(truth, abs=0.03)
+
+
+def test_a_class_that_does_not_occur_keeps_nearly_its_place() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, (2000, 7))
+    labels = generator.choice([0, 5], 2000)
+
+    fitted = fit_calibration(logits, PRIOR, labels)
+
+    assert np.isfinite(fitted.offsets).all()
+    assert fitted.offsets.sum() == pytest.approx(0, abs=1e-9)
 
 
 def test_the_operating_point_flags_95_percent_of_malignant_lesions_and_of_melanomas() -> None:

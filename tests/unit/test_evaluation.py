@@ -71,19 +71,20 @@ def test_the_calibration_error_falls_without_a_row_judging_itself(held_out: Held
         assert getattr(after, error).value < 0.6 * getattr(before, error).value
     assert after.top_class.value is not None
     assert after.top_class.value < 0.03
-    # The labels of a fold have no part in its own temperature
+    # The labels of a fold have no part in its own calibration
     spoilt = held_out.labels.copy()
     spoilt[held_out.folds == 0] = 0
     honest, changed = cross_fit(held_out), cross_fit(dataclasses.replace(held_out, labels=spoilt))
-    assert changed.temperatures[0] == honest.temperatures[0]
-    assert changed.temperatures[1] != honest.temperatures[1]
+    before_it, after_it = honest.calibrations[0], changed.calibrations[0]
+    assert (before_it.temperature, *before_it.offsets) == (after_it.temperature, *after_it.offsets)
+    assert changed.calibrations[1].temperature != honest.calibrations[1].temperature
 
 
 def test_a_single_fold_is_cross_fitted_in_parts_of_its_lesions(held_out: HeldOut) -> None:
     fitted = cross_fit(dataclasses.replace(held_out, folds=np.zeros(4000, np.int64)))
 
-    assert len(set(fitted.temperatures)) == 5
-    assert fitted.temperature == pytest.approx(3, abs=0.3)
+    assert len({one.temperature for one in fitted.calibrations}) == 5
+    assert fitted.calibration.temperature == pytest.approx(3, abs=0.3)
 
 
 def test_referral_keeps_its_ceilings_on_images_that_did_not_choose_it(evaluation: Evaluation) -> None:
