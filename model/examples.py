@@ -22,6 +22,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "recipes": ("recipes",),
     "train": ("train ham10000 --run run --out artifact",),
     "cross-validate": ("cross-validate ham10000 --run run", "cross-validate ham10000 --run run --fold 0"),
+    "tables": (
+        "tables ham10000 --out tables --table 7 --backbone MobileNetV2",
+        "tables ham10000 --out tables --split leaky --budget paper --large whole",
+    ),
     "curves": ("curves run --out curves.png",),
 }
 

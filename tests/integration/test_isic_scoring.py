@@ -49,7 +49,17 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wanted = folder / "requirements.txt"
     wanted.write_text(REQUIREMENTS, encoding="utf-8")
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--require-hashes"]
-    asked = [sys.executable, "-m", "pip", "install", *options, "--target", folder / "packages", "-r", wanted]
+    asked: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *options,
+        "--target",
+        folder / "packages",
+        "-r",
+        wanted,
+    ]
     installed = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
     if installed.returncode:
         told = f"isic-challenge-scoring cannot be installed: our figures were NOT held against it\n{installed.stderr}"
