@@ -26,6 +26,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "tables ham10000 --out tables --table 7 --backbone MobileNetV2",
         "tables ham10000 --out tables --split leaky --budget paper --large whole",
     ),
+    "ablate": (
+        "ablate ham10000 --run ablation",
+        "ablate ham10000 --run ablation --form as-coded --fold 0 --stages 2x96 --images 1000",
+    ),
     "curves": ("curves run --out curves.png",),
 }
 

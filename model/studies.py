@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from model.options import training_options
+
 if TYPE_CHECKING:
+    from model.attention import AttentionForm
     from model.experiments import Split, StartWeights
 
 #: What `tables` writes.
@@ -21,7 +24,7 @@ def add_studies(program: click.Group) -> None:
     Args:
         program: `lesion-model`.
     """
-    for command in (tables, curves):
+    for command in (tables, ablate, curves):
         program.add_command(command)
 
 
@@ -48,6 +51,7 @@ def add_studies(program: click.Group) -> None:
     help="What networks over 15 million parameters get: a single step (default where nothing accelerates), the whole "
     "budget, or nothing.",
 )
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def tables(
     data: Path,
     out: Path,
@@ -57,6 +61,7 @@ def tables(
     budget: str,
     weights: tuple[str, ...],
     large: str | None,
+    as_json: bool,
     **changes: int | None,
 ) -> None:
     """Train the networks of the paper's tables on DATA (HAM10000's layout) and write ours beside the paper's figures.
@@ -94,7 +99,8 @@ def tables(
     out.mkdir(parents=True, exist_ok=True)
     (out / TABLES_MARKDOWN).write_text(write_tables(report), encoding="utf-8")
     (out / TABLES_JSON).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    click.echo(f"Wrote {out / TABLES_MARKDOWN} and {TABLES_JSON}: {len(report.findings)} trainings.")
+    told = f"Wrote {out / TABLES_MARKDOWN} and {TABLES_JSON}: {len(report.findings)} trainings."
+    click.echo(report.model_dump_json(indent=1) if as_json else told)
 
 
 def _accelerated() -> bool:
@@ -118,6 +124,67 @@ def _start_weights(told: tuple[str, ...]) -> StartWeights:
         else:
             raise ModelError(f"--weights {one} is not imagenet, none, or a backbone, = and a file that is there.")
     return StartWeights(files=files, otherwise=None if otherwise == "none" else otherwise)
+
+
+@click.command()
+@training_options
+@click.option("--fold", "folds", multiple=True, type=click.IntRange(0, 4), help="Only these; may be repeated.")
+@click.option("--images", type=click.IntRange(70), help="About so many images, trained on and judged; else all.")
+@click.option(
+    "--form",
+    "forms",
+    multiple=True,
+    type=click.Choice(["corrected", "as-published", "as-coded"]),
+    help="A further form of soft attention; may be repeated.",
+)
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Train the whole network once more with another seed, to see what chance in training does.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def ablate(
+    data: Path,
+    run: Path,
+    weights: str | None,
+    folds: tuple[int, ...],
+    images: int | None,
+    forms: tuple[AttentionForm, ...],
+    control: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Train a recipe's network with and without soft attention, with and without metadata, and compare them.
+
+    Same images, folds and budget for all; writes ablation.md, .json and .png into --run. What was trained there is not
+    trained again.
+    """
+    import numpy as np
+
+    from model.ablation import FIGURES, plan_variants, run_ablation, write_ablation
+    from model.dataset import read_labels
+    from model.plots import plot_differences, write_figure
+    from model.progress import TrainingBars
+    from model.recipes import configure
+    from model.splits import FOLDS, choose_part
+
+    rows, config = read_labels(data), configure(**choices)
+    if images is not None:
+        chosen = choose_part([row.lesion_id for row in rows], np.array([row.label for row in rows]), images)
+        rows = [row for row, taken in zip(rows, chosen, strict=True) if taken]
+    variants = plan_variants(config, forms=forms, control=control)
+    with TrainingBars() as bars:
+        found = run_ablation(
+            rows, config, variants, folds=folds or range(FOLDS), weights=weights, run=run, report=bars.show
+        )
+    name, words = next(iter(FIGURES.items()))
+    write_figure(
+        plot_differences({one.what: one.figures[name] for one in found.differences}, words), run / "ablation.png"
+    )
+    (run / "ablation.md").write_text(write_ablation(found), encoding="utf-8")
+    (run / "ablation.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    click.echo(found.model_dump_json(indent=1) if as_json else "\n".join(map(str, found.differences)))
 
 
 @click.command()
