@@ -295,12 +295,12 @@ def write_ablation(found: Ablation) -> str:
     folds = ", ".join(map(str, found.folds))
     return f"""# Ablation: soft attention and metadata
 
-Recipe {found.config.recipe}; {started}. Every network is trained on the same images with the same budget, and judged on \
-the same {found.images} images of {found.lesions} lesions: split grouped by lesion, fold {folds} of five.
+Recipe {found.config.recipe}; {started}. Every network is trained on the same images with the same budget, and \
+judged on the same {found.images} images of {found.lesions} lesions: split grouped by lesion, fold {folds} of five.
 
 {sentences}
-"Inside the noise" means that the 95 % interval of the difference holds 0: the images judged cannot tell the two apart, \
-which does not show that they are alike. The intervals are of a bootstrap of whole lesions within their diagnosis \
+"Inside the noise" means that the 95 % interval of the difference holds 0: the images judged cannot tell the two \
+apart, which does not show that they are alike. The intervals are of a bootstrap of whole lesions within their diagnosis \
 ({found.draws} draws, the same for both). They do not know the chance in training. {_say_control(found.control)} \
 Of twenty such intervals, one misses a difference of nothing by chance.
 

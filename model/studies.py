@@ -162,7 +162,7 @@ def ablate(
     """
     import numpy as np
 
-    from model.ablation import FIGURES, plan_variants, run_ablation, write_ablation
+    from model.ablation import DECIDING, FIGURES, plan_variants, run_ablation, write_ablation
     from model.dataset import read_labels
     from model.plots import plot_differences, write_figure
     from model.progress import TrainingBars
@@ -178,10 +178,10 @@ def ablate(
         found = run_ablation(
             rows, config, variants, folds=folds or range(FOLDS), weights=weights, run=run, report=bars.show
         )
-    name, words = next(iter(FIGURES.items()))
-    write_figure(
-        plot_differences({one.what: one.figures[name] for one in found.differences}, words), run / "ablation.png"
-    )
+    changes = {one.what: one.figures[DECIDING] for one in found.differences}
+    chance = None if found.control is None else found.control.figures[DECIDING].value
+    figure = plot_differences(changes, FIGURES[DECIDING], chance=None if chance is None else abs(chance))
+    write_figure(figure, run / "ablation.png")
     (run / "ablation.md").write_text(write_ablation(found), encoding="utf-8")
     (run / "ablation.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
     click.echo(found.model_dump_json(indent=1) if as_json else "\n".join(map(str, found.differences)))
