@@ -300,9 +300,9 @@ judged on the same {found.images} images of {found.lesions} lesions: split group
 
 {sentences}
 "Inside the noise" means that the 95 % interval of the difference holds 0: the images judged cannot tell the two \
-apart, which does not show that they are alike. The intervals are of a bootstrap of whole lesions within their diagnosis \
-({found.draws} draws, the same for both). They do not know the chance in training. {_say_control(found.control)} \
-Of twenty such intervals, one misses a difference of nothing by chance.
+apart, which does not show that they are alike. The intervals are of a bootstrap of whole lesions within their \
+diagnosis ({found.draws} draws, the same for both). They do not know the chance in training. \
+{_say_control(found.control)} Of twenty such intervals, one misses a difference of nothing by chance.
 
 ## Each network
 

@@ -283,5 +283,6 @@ def plot_differences(differences: Mapping[str, Interval], name: str, *, chance: 
     axes.set_yticks(range(len(drawn)), [what for what, *_ in drawn])
     axes.invert_yaxis()
     axes.set(xlabel=f"difference in {name} (95 % interval)")
-    axes.set_title("Grey: inside the noise" + ("" if chance is None else "; band: what another seed alone makes"))
+    # Over the whole figure: the axes begin far to the right.
+    figure.suptitle("Grey: inside the noise" + ("" if chance is None else "; band: what another seed alone makes"))
     return figure
