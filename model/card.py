@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from model.bootstrap import Interval
 from model.errors import ArtifactError
 from model.gate import GateReport
 from model.labels import CLASSES
+from model.markdown import write_table
 from model.report import Evaluation, Explanation
 
 #: What the gate said of a model, beside its artifact.
@@ -72,12 +73,6 @@ def evaluation_tables(found: Evaluation) -> str:
     return "\n".join([_figures(found, "On these images"), _classes(found), _subgroups(found)])
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(header), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def _percent(figure: Interval) -> str:
     return f"{figure:.1%}"
 
@@ -105,7 +100,7 @@ def _identity(manifest: Manifest) -> str:
 
 **Not a medical device.** It orders dermoscopic images for a person to read; a low score means "not prioritised".
 
-{_table(("", ""), rows)}"""
+{write_table(("", ""), rows)}"""
 
 
 def _figures(found: Evaluation, where: str) -> str:
@@ -133,7 +128,7 @@ def _figures(found: Evaluation, where: str) -> str:
 `diagnosis` is the argmax of posterior / prior. In brackets: 95 % intervals of a bootstrap of whole lesions \
 ({found.draws} draws).
 
-{_table(("figure", "value (95 % interval)"), rows)}"""
+{write_table(("figure", "value (95 % interval)"), rows)}"""
 
 
 def _classes(found: Evaluation) -> str:
@@ -152,10 +147,10 @@ def _classes(found: Evaluation) -> str:
     header = ("class", "TP", "FP", "FN", "TN", "sensitivity", "specificity", "precision", "F1", "ROC AUC")
     return f"""## By diagnosis
 
-{_table(header, rows)}
+{write_table(header, rows)}
 Truth in rows, `diagnosis` in columns:
 
-{_table(("", *CLASSES), matrix)}"""
+{write_table(("", *CLASSES), matrix)}"""
 
 
 def _calibration(manifest: Manifest, found: Evaluation) -> str:
@@ -174,7 +169,7 @@ def _calibration(manifest: Manifest, found: Evaluation) -> str:
 Temperature {manifest.calibration.temperature:.3f}, and an offset for each class, which is part of the network's last \
 bias. Expected calibration error over 15 bins; each image is judged with a calibration fitted to other lesions.
 
-{_table(("what is calibrated", "before", "after"), rows)}"""
+{write_table(("what is calibrated", "before", "after"), rows)}"""
 
 
 def _operating_point(manifest: Manifest, found: Evaluation) -> str:
@@ -198,7 +193,7 @@ draw: {point.threshold.low:.4f} to {point.threshold.high:.4f}). Judged on {point
 them malignant or premalignant; {point.histology_lesions} were proven by histology: nevi known from follow-up flatter \
 specificity.
 
-{_table(("share of lesions", "value (95 % interval)"), rows)}"""
+{write_table(("share of lesions", "value (95 % interval)"), rows)}"""
 
 
 def _referral(manifest: Manifest, found: Evaluation) -> str:
@@ -212,7 +207,7 @@ space (`unfamiliar_image`), \
 {referral.low_confidence:.1%} because they are too close to
 call (`low_confidence`). Each image is judged with thresholds chosen on other lesions.
 
-{_table(("diagnosis", "images referred"), classes)}"""
+{write_table(("diagnosis", "images referred"), classes)}"""
 
 
 def _subgroups(found: Evaluation) -> str:
@@ -237,7 +232,7 @@ def _subgroups(found: Evaluation) -> str:
 At the same operating point; malignant lesions count as found when flagged or referred. Where few are malignant, the
 interval of a sensitivity says little.
 
-{_table((*header, "sensitivity", "specificity", "referred"), rows)}"""
+{write_table((*header, "sensitivity", "specificity", "referred"), rows)}"""
 
 
 def explanation_section(manifest: Manifest, found: Explanation) -> str:
@@ -263,7 +258,7 @@ Deletion test on {found.images} images, each of another lesion: pixels {become} 
 probability of the diagnosis falls. A smaller area means the map finds earlier what the model uses; one that does no
 better than random is no explanation. {_conclude(found)}
 
-{_table(header, rows)}"""
+{write_table(header, rows)}"""
 
 
 def _conclude(found: Explanation) -> str:
@@ -321,7 +316,7 @@ def _gate(report: GateReport) -> str:
     ]
     header = ("figure", "candidate", "active", "difference (90 %)", "margin")
     reasons = "".join(f"* {reason}\n" for reason in decision.reasons)
-    return "\n".join([*lines, _table(header, rows), reasons])
+    return "\n".join([*lines, write_table(header, rows), reasons])
 
 
 def _trials(found: Evaluation) -> str:
@@ -337,7 +332,7 @@ def _trials(found: Evaluation) -> str:
     ]
     return f"""## What was tried
 
-{_table(("what", "judged on", "balanced accuracy", "macro AUC", "melanoma recall"), rows)}"""
+{write_table(("what", "judged on", "balanced accuracy", "macro AUC", "melanoma recall"), rows)}"""
 
 
 _LIMITS = """## Limits

@@ -13,6 +13,8 @@ import click
 from model.errors import ModelError, RejectedImage
 from model.examples import add_examples
 from model.labels import CLASSES
+from model.options import training_options
+from model.studies import add_studies
 
 if TYPE_CHECKING:
     from model.classifier import Classifier
@@ -269,35 +271,6 @@ def deletion_test(
     click.echo(found.model_dump_json(indent=1) if as_json else explanation_section(classifier.manifest, found))
 
 
-def _training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what `train` and `cross-validate` share."""
-    for option in (
-        click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path)),
-        click.option("--run", required=True, type=click.Path(path_type=Path), help="Folder of checkpoints and curves."),
-        click.option("--recipe", default="default", show_default=True, help="See `lesion-model recipes`."),
-        click.option("--backbone", help="Another backbone than the recipe's."),
-        click.option("--input-size", type=click.IntRange(32, 1024), help="Another input size in pixels."),
-        click.option("--stages", callback=_stages, help='Epochs and sizes in turn, such as "4x128,8x224".'),
-        click.option(
-            "--weights",
-            default="imagenet",
-            show_default=True,
-            callback=lambda _context, _option, value: None if value == "none" else value,
-            help="Backbone weights: imagenet, none, or a file; or the folder of a model to go on from.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _stages(_context: click.Context, _option: click.Parameter, value: str | None) -> list[tuple[int, int]] | None:
-    if value is None:
-        return None
-    from model.recipes import parse_stages
-
-    return parse_stages(value)
-
-
 @main.command()
 @click.argument("backbone")
 @click.option("--recipe", default="default", show_default=True, help="See `lesion-model recipes`.")
@@ -326,7 +299,7 @@ def recipes() -> None:
 
 
 @main.command()
-@_training_options
+@training_options
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new artifact.")
 @click.option("--name", default="MobileNetV2 with soft attention", show_default=True, help="Name of the model.")
 @click.option("--describe-data", default="HAM10000", show_default=True, help="Data, licence, attribution for the card.")
@@ -367,7 +340,7 @@ def train(
 
 
 @main.command()
-@_training_options
+@training_options
 @click.option("--fold", "folds", multiple=True, type=click.IntRange(0, 4), help="Only these folds; may be repeated.")
 def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int, ...], **choices: Any) -> None:
     """Train on four fifths of DATA's lesions and judge the last fifth, five times over; prints the figures as JSON."""
@@ -386,15 +359,5 @@ def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int,
     click.echo(evaluation.model_dump_json(indent=1))
 
 
-@main.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The PNG.")
-def curves(run: Path, out: Path) -> None:
-    """Plot the learning curves of a RUN folder, of all its parts that have trained an epoch."""
-    from model.plots import plot_curves, read_curves, write_figure
-
-    write_figure(plot_curves(read_curves(run)), out)
-    click.echo(f"Wrote {out}.")
-
-
+add_studies(main)
 add_examples(main)

@@ -57,9 +57,9 @@ def evaluate_verdicts(verdicts: Verdicts, *, draws: int = DRAWS, seed: int = 0) 
     """
     bootstrap = LesionBootstrap(verdicts.lesion_ids, draws=draws, seed=seed)
     labels, scores = verdicts.labels, verdicts.malignant_scores
-    matrix, drawn = _confusion(bootstrap, labels, verdicts.diagnoses)
+    matrix, drawn = draw_confusion(bootstrap, labels, verdicts.diagnoses)
     found, spread = Outcomes.of(matrix), Outcomes.of(drawn)
-    areas, area_draws = _class_areas(verdicts, bootstrap)
+    areas, area_draws = draw_class_areas(bootstrap, labels, verdicts.posteriors)
     top = np.argmax(verdicts.posteriors, axis=1)
     without, gain = _without_metadata(verdicts, bootstrap, spread)
     return Evaluation(
@@ -95,12 +95,20 @@ def _is_malignant(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.isin(labels, MALIGNANT_INDEX)
 
 
-def _confusion(
+def draw_confusion(
     bootstrap: LesionBootstrap,
     labels: NDArray[np.int64],
     diagnoses: NDArray[np.int64],
     among: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Count the confusion matrix `(7, 7)`, and that of each draw, `(draws, 7, 7)`.
+
+    Args:
+        bootstrap: Draws of the images' lesions.
+        labels: `(n,)` class indices.
+        diagnoses: `(n,)` class indices.
+        among: `(n,)` which images count; None: all.
+    """
     size = len(CLASSES)
     rows = np.flatnonzero(np.ones(len(labels), bool) if among is None else among)
     pairs = np.zeros((len(labels), size * size), np.float32)
@@ -127,10 +135,19 @@ def _class_figures(found: Outcomes, spread: Outcomes, index: int, auc: Interval)
     )
 
 
-def _class_areas(verdicts: Verdicts, bootstrap: LesionBootstrap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    columns = [(verdicts.posteriors[:, index], verdicts.labels == index) for index in range(len(CLASSES))]
-    areas = np.array([roc_area(scores, positive) for scores, positive in columns])
-    draws = np.stack([bootstrap.area_under_curve(scores, positive) for scores, positive in columns], axis=1)
+def draw_class_areas(
+    bootstrap: LesionBootstrap, labels: NDArray[np.int64], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure the ROC AUC of each class against the rest, `(7,)`, and that of each draw, `(draws, 7)`.
+
+    Args:
+        bootstrap: Draws of the images' lesions.
+        labels: `(n,)` class indices.
+        scores: `(n, 7)`, the higher the likelier.
+    """
+    columns = [(scores[:, index], labels == index) for index in range(len(CLASSES))]
+    areas = np.array([roc_area(*column) for column in columns])
+    draws = np.stack([bootstrap.area_under_curve(*column) for column in columns], axis=1)
     return areas, draws
 
 
@@ -169,7 +186,7 @@ def _without_metadata(
     if verdicts.without_metadata is None:
         return None, None
     blind = np.argmax(verdicts.without_metadata / verdicts.prior, axis=1)
-    matrix, drawn = _confusion(bootstrap, verdicts.labels, blind)
+    matrix, drawn = draw_confusion(bootstrap, verdicts.labels, blind)
     value, draws = Outcomes.of(matrix).balanced_accuracy(), Outcomes.of(drawn).balanced_accuracy()
     whole = Outcomes.of(confusion_matrix(verdicts.labels, verdicts.diagnoses)).balanced_accuracy()
     return take_interval(value, draws), take_interval(whole - value, spread.balanced_accuracy() - draws)
@@ -305,7 +322,7 @@ def _age_band(age: float | None) -> str:
 def _subgroup(
     verdicts: Verdicts, bootstrap: LesionBootstrap, field: str, group: str, among: NDArray[np.bool_]
 ) -> Subgroup:
-    matrix, drawn = _confusion(bootstrap, verdicts.labels, verdicts.diagnoses, among)
+    matrix, drawn = draw_confusion(bootstrap, verdicts.labels, verdicts.diagnoses, among)
     lesions = _by_lesion(verdicts, bootstrap, among)
     seen = (lesions.score >= verdicts.threshold) | lesions.referred
     balanced = Outcomes.of(matrix).balanced_accuracy(), Outcomes.of(drawn).balanced_accuracy()

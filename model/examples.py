@@ -22,6 +22,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "recipes": ("recipes",),
     "train": ("train ham10000 --run run --out artifact",),
     "cross-validate": ("cross-validate ham10000 --run run", "cross-validate ham10000 --run run --fold 0"),
+    "tables": (
+        "tables ham10000 --out tables --table 7 --backbone MobileNetV2",
+        "tables ham10000 --out tables --split leaky --budget paper --large whole",
+    ),
+    "ablate": (
+        "ablate ham10000 --run ablation",
+        "ablate ham10000 --run ablation --form as-coded --fold 0 --stages 2x96 --images 1000",
+    ),
     "curves": ("curves run --out curves.png",),
 }
 

@@ -20,9 +20,9 @@ from model.bootstrap import DRAWS, LesionBootstrap
 from model.calibration import MELANOMA
 from model.crossfit import Verdicts
 from model.errors import GateError
-from model.evaluation import subgroup_names
+from model.evaluation import draw_confusion, subgroup_names
 from model.labels import CLASSES, MALIGNANT_INDEX
-from model.metrics import Outcomes, calibration_gaps, confusion_matrix
+from model.metrics import Outcomes, calibration_gaps
 
 #: One-sided level of every test.
 LEVEL: Final = 0.05
@@ -248,11 +248,8 @@ def _sensitivity(bootstrap: LesionBootstrap, lesions: _Lesions, specificity: flo
 
 
 def _balanced_accuracy(bootstrap: LesionBootstrap, verdicts: Verdicts) -> _Measured:
-    size = len(CLASSES)
-    pairs = np.zeros((len(verdicts.labels), size * size), np.float32)
-    pairs[np.arange(len(pairs)), verdicts.labels * size + verdicts.diagnoses] = 1
-    whole = Outcomes.of(confusion_matrix(verdicts.labels, verdicts.diagnoses)).balanced_accuracy()
-    return float(whole), Outcomes.of(bootstrap.sum(pairs).reshape(-1, size, size)).balanced_accuracy()
+    matrix, drawn = draw_confusion(bootstrap, verdicts.labels, verdicts.diagnoses)
+    return float(Outcomes.of(matrix).balanced_accuracy()), Outcomes.of(drawn).balanced_accuracy()
 
 
 def _calibration(bootstrap: LesionBootstrap, groups: Sequence[Sequence[int]], verdicts: Verdicts) -> _Measured:

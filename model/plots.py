@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from model.artifact import replace_file
+from model.bootstrap import Interval
 from model.crossfit import Verdicts
 from model.curves import bin_confidences
 from model.errors import TrainingDataError
@@ -255,3 +256,33 @@ def write_evaluation(verdicts: Verdicts, folder: Path) -> None:
     write_figure(plot_confusion(verdicts), folder / "confusion.png")
     write_figure(plot_roc(verdicts), folder / "roc.png")
     write_figure(plot_reliability(verdicts), folder / "reliability.png")
+
+
+def plot_differences(differences: Mapping[str, Interval], name: str, *, chance: float | None = None) -> Figure:
+    """Plot differences with their intervals, a row each, around 0.
+
+    Args:
+        differences: By what differs; undefined ones are left out.
+        name: What is measured.
+        chance: How much another seed alone makes, drawn as a band; None where that is not known.
+    """
+    drawn = [
+        (what, one.value, one.low, one.high)
+        for what, one in differences.items()
+        if one.value is not None and one.low is not None and one.high is not None
+    ]
+    figure, axes = _start(9, 1.2 + 0.45 * len(drawn))
+    for place, (_, value, low, high) in enumerate(drawn):
+        noise = low <= 0 <= high or abs(value) <= (chance or 0)
+        colour = _COLOURS[3] if noise else _AFTER
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot([value], [place], "o" if noise else "D", color=colour, markersize=7)
+    axes.axvline(0, color="#999999", linestyle=":")
+    if chance is not None:
+        axes.axvspan(-chance, chance, color="#EEEEEE", zorder=0)
+    axes.set_yticks(range(len(drawn)), [what for what, *_ in drawn])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"difference in {name} (95 % interval)")
+    # Over the whole figure: the axes begin far to the right.
+    figure.suptitle("Grey: inside the noise" + ("" if chance is None else "; band: what another seed alone makes"))
+    return figure

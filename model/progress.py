@@ -35,7 +35,9 @@ class TrainingBars:
         """Draw where a part of the run stands; see `Workshop.report`."""
         if part not in self._tasks:
             self._tasks[part] = self._bars.add_task(part, total=progress.epochs * progress.steps)
-        self._bars.update(self._tasks[part], completed=progress.epoch * progress.steps + progress.step)
+        # Before its first step nobody knows how many a part will have.
+        total = progress.epochs * progress.steps
+        self._bars.update(self._tasks[part], total=total, completed=progress.epoch * progress.steps + progress.step)
         if progress.row is not None:
             row = progress.row
             self._bars.console.print(f"{part}, epoch {row['epoch']}: loss {row['loss']:.4f}, {row['seconds']:.0f} s")

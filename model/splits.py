@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,8 @@ from model.errors import LeakedSplitError
 #: One lesion in ten belongs to the gate set: no model trains on it.
 GATE_MODULUS: Final = 10
 FOLDS: Final = 5
+#: A part of the data has at least so many lesions of each class: five folds, two in each.
+LEAST_LESIONS: Final = 10
 #: Name of the paper's split by image, which marks every report it touches.
 LEAKY: Final = "leaky"
 
@@ -122,3 +125,45 @@ def leaky_folds(lesion_ids: Sequence[str], labels: NDArray[np.int64], *, seed: i
     training, judged = train_test_split(ours, test_size=0.1, stratify=labels[ours], random_state=seed)
     folds[training], folds[judged] = 1, 0
     return folds
+
+
+def count_known(judged: NDArray[np.bool_], lesion_ids: Sequence[str]) -> int:
+    """Count the judged images whose lesion is also among those trained on.
+
+    Args:
+        judged: `(n,)` which images are judged; the others are trained on.
+        lesion_ids: Lesion of each image.
+    """
+    trained = {lesion for lesion, held in zip(lesion_ids, judged, strict=True) if not held}
+    return sum(lesion in trained for lesion, held in zip(lesion_ids, judged, strict=True) if held)
+
+
+def choose_part(lesion_ids: Sequence[str], labels: NDArray[np.int64], images: int) -> NDArray[np.bool_]:
+    """Choose lesions that make up about so many images, each class with its share, where time is short.
+
+    By the lesion's hash: whoever chooses from the same data chooses the same, and of more images these are a part.
+    The gate set stays out. A rare class has `LEAST_LESIONS` lesions all the same, so that it is more frequent than it
+    should be.
+
+    Args:
+        lesion_ids: Lesion of each of n images.
+        labels: `(n,)` class indices.
+        images: How many to choose.
+
+    Returns:
+        `(n,)` which images are chosen.
+    """
+    chosen: set[str] = set()
+    ours = {lesion for lesion in lesion_ids if not in_gate_set(lesion)}
+    held = np.array([lesion in ours for lesion in lesion_ids])
+    for label in np.unique(labels[held]):
+        sizes = Counter(
+            lesion for lesion, one in zip(lesion_ids, labels, strict=True) if lesion in ours and one == label
+        )
+        wanted, taken = images * sizes.total() / held.sum(), 0
+        for number, lesion in enumerate(sorted(sizes, key=lesion_hash)):
+            if taken >= wanted and number >= LEAST_LESIONS:
+                break
+            chosen.add(lesion)
+            taken += sizes[lesion]
+    return np.array([lesion in chosen for lesion in lesion_ids])

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
+import keras
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
 
-from model.backbones import BACKBONES
+from model.architectures import paper_network
+from model.backbones import BACKBONES, BackboneName
 from model.network import NetworkConfig, build_network
 
 #: Axes of the weights that one output value sums over: (height, width, channels[, ...]) of a kernel, rows of a matrix.
@@ -92,3 +94,35 @@ def count_multiply_adds(network: Any) -> int:
 def _multiply_adds(operation: Any) -> int:
     weights = tuple(operation.inputs[1].shape)
     return math.prod(operation.outputs[0].shape) * _SUMMED[operation.type](weights)
+
+
+class NetworkSize(BaseModel):
+    """What a network weighs.
+
+    Attributes:
+        megabytes: Of the ImageNet network with its classifier, four bytes a parameter, in units of 2^20.
+        millions: Its parameters.
+        depth: Its layers that have weights: what Keras's documentation counts.
+        ours: Parameters, in millions, of the network that we train: cut, with soft attention and metadata.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    megabytes: float
+    millions: float
+    depth: int
+    ours: float
+
+
+def weigh_network(backbone: BackboneName) -> NetworkSize:
+    """Build a network twice, as ImageNet's and as ours, and count."""
+    row = BACKBONES[backbone]
+    full = getattr(keras.applications, row.application)(weights=None, **row.options)
+    parameters = full.count_params()
+    network = paper_network(backbone)
+    return NetworkSize(
+        megabytes=4 * parameters / 2**20,
+        millions=parameters / 1e6,
+        depth=sum(bool(layer.weights) for layer in full.layers),
+        ours=build_network(network).count_params() / 1e6,
+    )

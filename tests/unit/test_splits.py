@@ -12,8 +12,11 @@ from model.duplicates import BITS
 from model.errors import LeakedSplitError
 from model.splits import (
     FOLDS,
+    LEAST_LESIONS,
     assign_folds,
     check_split,
+    choose_part,
+    count_known,
     count_leaks,
     in_gate_set,
     leaky_folds,
@@ -109,3 +112,24 @@ def test_the_papers_split_leaks_and_leaves_the_gate_set_alone() -> None:
     assert (np.bincount(labels[folds == 0]) > 30).all()
     shared, _ = count_leaks(folds, lesions)
     assert shared > 600
+
+
+def test_a_part_holds_whole_lesions_of_every_class_and_the_same_ones_each_time() -> None:
+    # Given three images of each lesion, of a frequent and a rare class
+    lesions = [f"HAM_{number // 3:07d}" for number in range(3000)]
+    labels = np.array([0 if number < 90 else 5 for number in range(3000)])
+
+    chosen, fewer = choose_part(lesions, labels, 600), choose_part(lesions, labels, 300)
+
+    taken = {lesion for lesion, held in zip(lesions, chosen, strict=True) if held}
+    assert np.count_nonzero(chosen) == 3 * len(taken) == pytest.approx(600, abs=30)
+    assert not any(in_gate_set(lesion) for lesion in taken)
+    # The rare class has its least, which is more than its share
+    assert np.count_nonzero(chosen & (labels == 0)) == 3 * LEAST_LESIONS
+    assert not (fewer & ~chosen).any()
+
+
+def test_known_lesions_are_counted_among_the_judged() -> None:
+    judged = np.array([True, True, False, False, True])
+
+    assert count_known(judged, ["a", "b", "a", "c", "a"]) == 2

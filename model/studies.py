@@ -1,0 +1,198 @@
+"""The commands of `lesion-model` that compare trainings: `tables`, `ablate` and `curves`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from model.options import training_options
+
+if TYPE_CHECKING:
+    from model.attention import AttentionForm
+    from model.experiments import Split, StartWeights
+
+#: What `tables` writes.
+TABLES_MARKDOWN: Final = "tables.md"
+TABLES_JSON: Final = "tables.json"
+
+
+def add_studies(program: click.Group) -> None:
+    """Add the commands.
+
+    Args:
+        program: `lesion-model`.
+    """
+    for command in (tables, ablate, curves):
+        program.add_command(command)
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of what it writes."
+)
+@click.option("--table", "numbers", multiple=True, type=click.IntRange(1, 10), help="Only these; may be repeated.")
+@click.option("--backbone", "backbones", multiple=True, help="Only these; may be repeated.")
+@click.option(
+    "--split", type=click.Choice(["lesion", "leaky"]), default="lesion", show_default=True, help="leaky: the paper's."
+)
+@click.option("--budget", type=click.Choice(["smoke", "small", "paper"]), default="small", show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Another number than the budget's.")
+@click.option("--size", type=click.IntRange(32, 1024), help="Other pixels than the budget's.")
+@click.option("--images", type=click.IntRange(70), help="Another number than the budget's, trained on and judged.")
+@click.option("--steps", type=click.IntRange(1), help="Steps an epoch at most.")
+@click.option("--folds", type=click.IntRange(1, 5), help="Trainings of each network, another fifth judged by each.")
+@click.option("--weights", multiple=True, help="imagenet (default), none, or BACKBONE=FILE; may be repeated.")
+@click.option(
+    "--large",
+    type=click.Choice(["step", "whole", "skip"]),
+    help="What networks over 15 million parameters get: a single step (default where nothing accelerates), the whole "
+    "budget, or nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def tables(
+    data: Path,
+    out: Path,
+    numbers: tuple[int, ...],
+    backbones: tuple[str, ...],
+    split: Split,
+    budget: str,
+    weights: tuple[str, ...],
+    large: str | None,
+    as_json: bool,
+    **changes: int | None,
+) -> None:
+    """Train the networks of the paper's tables on DATA (HAM10000's layout) and write ours beside the paper's figures.
+
+    A training that is done is kept in --out and not done again; one that was stopped goes on from its last epoch.
+    """
+    from model.backbones import BACKBONES
+    from model.dataset import read_labels
+    from model.errors import ModelError, TrainingDataError
+    from model.experiments import BUDGETS, Laboratory
+    from model.progress import TrainingBars
+    from model.table_report import write_tables
+    from model.tables import LARGE, NUMBERS, repeat_tables
+
+    for name in backbones:
+        if name not in BACKBONES:
+            raise ModelError(f"There is no backbone {name!r}; there are: {', '.join(BACKBONES)}.")
+    rows = read_labels(data)
+    if not rows:
+        raise TrainingDataError("The data folder names no image.")
+    given = BUDGETS[budget].model_copy(update={name: value for name, value in changes.items() if value is not None})
+    chosen = [name for name in backbones or BACKBONES if not (large == "skip" and name in LARGE)]
+    one_step = LARGE if large == "step" or (large is None and not _accelerated()) else frozenset()
+    with TrainingBars() as bars:
+        laboratory = Laboratory(
+            rows,
+            out=out,
+            split=split,
+            budget=given,
+            weights=_start_weights(weights),
+            one_step=one_step,
+            report=bars.show,
+        )
+        report = repeat_tables(laboratory, rows, numbers or NUMBERS, chosen)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TABLES_MARKDOWN).write_text(write_tables(report), encoding="utf-8")
+    (out / TABLES_JSON).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    told = f"Wrote {out / TABLES_MARKDOWN} and {TABLES_JSON}: {len(report.findings)} trainings."
+    click.echo(report.model_dump_json(indent=1) if as_json else told)
+
+
+def _accelerated() -> bool:
+    from model.device import prepare_gpus
+
+    return prepare_gpus() == "gpu"
+
+
+def _start_weights(told: tuple[str, ...]) -> StartWeights:
+    from model.backbones import BACKBONES
+    from model.errors import ModelError
+    from model.experiments import StartWeights
+
+    files, otherwise = {}, "imagenet"
+    for one in told:
+        backbone, given, file = one.partition("=")
+        if not given and one in ("imagenet", "none"):
+            otherwise = one
+        elif backbone in BACKBONES and Path(file).is_file():
+            files[backbone] = Path(file)
+        else:
+            raise ModelError(f"--weights {one} is not imagenet, none, or a backbone, = and a file that is there.")
+    return StartWeights(files=files, otherwise=None if otherwise == "none" else otherwise)
+
+
+@click.command()
+@training_options
+@click.option("--fold", "folds", multiple=True, type=click.IntRange(0, 4), help="Only these; may be repeated.")
+@click.option("--images", type=click.IntRange(70), help="About so many images, trained on and judged; else all.")
+@click.option(
+    "--form",
+    "forms",
+    multiple=True,
+    type=click.Choice(["corrected", "as-published", "as-coded"]),
+    help="A further form of soft attention; may be repeated.",
+)
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Train the whole network once more with another seed, to see what chance in training does.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def ablate(
+    data: Path,
+    run: Path,
+    weights: str | None,
+    folds: tuple[int, ...],
+    images: int | None,
+    forms: tuple[AttentionForm, ...],
+    control: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Train a recipe's network with and without soft attention, with and without metadata, and compare them.
+
+    Same images, folds and budget for all; writes ablation.md, .json and .png into --run. What was trained there is not
+    trained again.
+    """
+    import numpy as np
+
+    from model.ablation import DECIDING, FIGURES, plan_variants, run_ablation, write_ablation
+    from model.dataset import read_labels
+    from model.plots import plot_differences, write_figure
+    from model.progress import TrainingBars
+    from model.recipes import configure
+    from model.splits import FOLDS, choose_part
+
+    rows, config = read_labels(data), configure(**choices)
+    if images is not None:
+        chosen = choose_part([row.lesion_id for row in rows], np.array([row.label for row in rows]), images)
+        rows = [row for row, taken in zip(rows, chosen, strict=True) if taken]
+    variants = plan_variants(config, forms=forms, control=control)
+    with TrainingBars() as bars:
+        found = run_ablation(
+            rows, config, variants, folds=folds or range(FOLDS), weights=weights, run=run, report=bars.show
+        )
+    changes = {one.what: one.figures[DECIDING] for one in found.differences}
+    chance = None if found.control is None else found.control.figures[DECIDING].value
+    figure = plot_differences(changes, FIGURES[DECIDING], chance=None if chance is None else abs(chance))
+    write_figure(figure, run / "ablation.png")
+    (run / "ablation.md").write_text(write_ablation(found), encoding="utf-8")
+    (run / "ablation.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    click.echo(found.model_dump_json(indent=1) if as_json else "\n".join(map(str, found.differences)))
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The PNG.")
+def curves(run: Path, out: Path) -> None:
+    """Plot the learning curves of a RUN folder, of all its parts that have trained an epoch."""
+    from model.plots import plot_curves, read_curves, write_figure
+
+    write_figure(plot_curves(read_curves(run)), out)
+    click.echo(f"Wrote {out}.")
