@@ -164,9 +164,8 @@ class Workshop:
 
         held_out = self.cross_validate(range(FOLDS) if fold is None else [fold])
         fitted, evaluation = evaluate_out_of_fold(held_out)
-        training = np.flatnonzero(self.folds != (-1 if fold is None else fold))
         write_evaluation(fitted.verdicts, self.run / PLOTS_FOLDER)
-        network = self._train("whole" if fold is None else f"fold-{fold}", training)
+        network, training = self._train(fold)
         shift_logits(network, fitted.calibration.logit_offsets())
         write_figure(plot_curves(read_curves(self.run)), self.run / PLOTS_FOLDER / "curves.png")
         words = f"{FOLDS} folds, cross-validated" if fold is None else f"fold {fold} of {FOLDS}"
@@ -184,11 +183,15 @@ class Workshop:
             reference=make_reference(held_out.patients, fitted.verdicts.malignant_scores, held_out.distances),
         )
 
+    def train_parts(self, fold: int | None = None) -> None:
+        """Train every network that `build` takes, and judge none: for a machine that can do no more."""
+        for part in [*range(FOLDS), None] if fold is None else [fold]:
+            self._train(part)
+
     def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:
         path = self.run / f"fold-{fold}" / HELD_OUT_FILE
         if not path.exists():
-            training = np.flatnonzero(self.folds != fold)
-            network = self._train(f"fold-{fold}", training)
+            network, training = self._train(fold)
             rows = np.flatnonzero(self.folds == fold)
             images = self._images_at_input_size(rows)
             logits, features = run_network(network, images, self.metadata[rows])
@@ -201,12 +204,22 @@ class Workshop:
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
 
-    def _train(self, name: str, chosen: NDArray[np.intp]) -> keras.Model:
+    def _train(self, fold: int | None) -> tuple[keras.Model, NDArray[np.intp]]:
+        """Train on all folds but one, or on all, unless that is done; returns the network and the rows it had."""
+        name = "whole" if fold is None else f"fold-{fold}"
+        chosen = np.flatnonzero(self.folds != (-1 if fold is None else fold))
         path = self.run / name / NETWORK_FILE
         if path.exists():
             network = build_network(self.config.network)
             network.load_weights(path)
-            return network
+            return network, chosen
+        network = self._train_on(chosen, name)
+        temporary = path.with_name("partial.weights.h5")
+        network.save_weights(temporary)
+        temporary.replace(path)
+        return network, chosen
+
+    def _train_on(self, chosen: NDArray[np.intp], name: str) -> keras.Model:
         if self.config.training.drop_missing_ages:
             chosen = np.array([index for index in chosen if self.rows[index].patient.age is not None])
         validation = None
@@ -222,9 +235,6 @@ class Workshop:
             validation,
         )
         trainer.run(lambda progress: self.report(name, progress))
-        temporary = path.with_name("partial.weights.h5")
-        trainer.model.save_weights(temporary)
-        temporary.replace(path)
         return trainer.model
 
     def _training_set(self, chosen: NDArray[np.intp]) -> TrainingSet:
@@ -241,6 +251,11 @@ class Workshop:
         # Decoded as a worker decodes them, not resized from what training keeps.
         size = (self.config.network.input_size, self.config.network.input_size)
         return load_images([self.rows[index] for index in rows], size)
+
+
+def can_pack() -> bool:
+    """Say whether what is trained can be packed here: an artifact's engines are TensorFlow's."""
+    return str(keras.backend.backend()) == "tensorflow"
 
 
 def _is_watched(lesion_id: str) -> bool:

@@ -321,11 +321,11 @@ def train(
     """Train on DATA (HAM10000's layout), calibrate on lesions held out and write an artifact.
 
     Trains six times: on four fifths of the lesions, for each fifth, and on all of them; --fold trains once. A run
-    that was stopped goes on from its last epoch in the same --run folder.
+    that was stopped goes on from its last epoch in the same --run folder. With KERAS_BACKEND=jax it trains and stops
+    there, and needs no TensorFlow: take the --run folder to where TensorFlow is.
     """
-    from model.build import Workshop
+    from model.build import Workshop, can_pack
     from model.dataset import read_labels
-    from model.package import package_model, program_commit
     from model.progress import TrainingBars
     from model.recipes import configure
 
@@ -333,7 +333,15 @@ def train(
         raise ModelError("The artifact's folder exists already: name a new one.")
     config = configure(**choices)
     with TrainingBars() as bars:
-        built = Workshop(read_labels(data), config, weights=weights, run=run, report=bars.show).build(fold)
+        workshop = Workshop(read_labels(data), config, weights=weights, run=run, report=bars.show)
+        built = workshop.build(fold) if can_pack() else None
+        if built is None:
+            workshop.train_parts(fold)
+    if built is None:
+        click.echo("Trained. The same command judges and packs on TensorFlow: without KERAS_BACKEND, with this --run.")
+        return
+    from model.package import package_model, program_commit
+
     manifest = package_model(built, out, name=name, data=describe_data, git_commit=program_commit())
     click.echo(f"Balanced accuracy on held-out lesions: {built.evaluation.balanced_accuracy:.3f}")
     click.echo(f"Wrote model {manifest.digest} to {out}; its card is MODEL_CARD.md there.")
