@@ -299,9 +299,7 @@ def blur_image(pixels: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)), np.uint8)
 
 
-def encode_image(
-    pixels: NDArray[np.uint8], image_format: str = "JPEG", size: tuple[int, int] | None = None
-) -> bytes:
+def encode_image(pixels: NDArray[np.uint8], image_format: str = "JPEG", size: tuple[int, int] | None = None) -> bytes:
     """Encode a picture without metadata.
 
     Args:
