@@ -91,6 +91,7 @@ class Classifier:
         precision: Precision = "float32",
         batch_size: int | None = None,
         engine: Literal["auto", "tensorflow"] = "tensorflow",
+        converted: Path | None = None,
     ) -> Self:
         """Load an artifact: digest first, then weights into our own network, then the golden prediction.
 
@@ -100,6 +101,8 @@ class Classifier:
                 float32 to `GOLDEN_TOLERANCE` and names the same diagnoses; `precision` of the classifier says so.
             batch_size: Images at once; found by a probe on a GPU where it is not given.
             engine: "auto" takes LiteRT on a CPU where it is installed, agrees with TensorFlow to 1e-4 and is faster.
+            converted: A folder of this user's in which a conversion for LiteRT is kept for the next load; None keeps
+                none. What is found there has to pass the same comparison.
 
         Raises:
             ArtifactError: Anything about it is not what it claims.
@@ -117,9 +120,11 @@ class Classifier:
         else:
             chosen.batch_size = batch_size
         if engine == "auto":
+            from model.converted import ConvertedGraphs
             from model.litert import prefer_litert
 
-            return cls(manifest, prefer_litert(chosen, _samples(manifest, _AGREEMENT_BATCHES)))
+            kept = None if converted is None else ConvertedGraphs(converted)
+            return cls(manifest, prefer_litert(chosen, _samples(manifest, _AGREEMENT_BATCHES), kept))
         return cls(manifest, chosen)
 
     @property

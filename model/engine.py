@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -114,6 +115,25 @@ class FrozenGraph:
             return posteriors.numpy(), distances.numpy(), attention[0].numpy() if attention else None
         except tf.errors.ResourceExhaustedError:
             raise OutOfMemory(f"{len(images)} images at once do not fit the memory of the {self.device}.") from None
+
+    def fingerprint(self) -> str:
+        """Name what a conversion is made from.
+
+        Returns:
+            sha256 of the graph with its constants, and of the converter's and the engine's versions: another model,
+            calibration, network code or library has another one.
+        """
+        from ai_edge_litert import __version__
+
+        graph = self._function.graph.as_graph_def()
+        # By numbers: Keras names layers by how many the process has had.
+        numbers = {node.name: str(number) for number, node in enumerate(graph.node)}
+        for node in graph.node:
+            node.name = numbers[node.name]
+            parts = [one.removeprefix("^").partition(":") for one in node.input]
+            node.input[:] = ["".join((numbers[name], *output)) for name, *output in parts]
+        constants = graph.SerializeToString(deterministic=True)
+        return hashlib.sha256(f"{tf.__version__} {__version__} ".encode() + constants).hexdigest()
 
     def convert(self) -> bytes:
         """Convert the graph for LiteRT.

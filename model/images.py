@@ -28,7 +28,6 @@ __all__ = [
     "glance_size",
     "measure_image",
     "read_image_bytes",
-    "resize_image",
     "resize_map",
 ]
 
@@ -295,18 +294,23 @@ def decode_layer(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(_guard(lambda: image.convert("RGBA"), RejectReason.TRUNCATED), np.uint8)
 
 
-def resize_image(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize `(h, w, 3)` uint8 RGB bilinearly to (width, height)."""
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), np.uint8)
-
-
 def blur_image(pixels: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
     """Blur `(height, width, 3)` uint8 RGB with a Gaussian of so many pixels' standard deviation."""
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)), np.uint8)
 
 
-def encode_image(pixels: NDArray[np.uint8], image_format: str = "JPEG") -> bytes:
-    """Encode `(height, width, 3)` uint8 RGB, or 4 with opacity, without metadata, in a format that Pillow writes."""
+def encode_image(pixels: NDArray[np.uint8], image_format: str = "JPEG", size: tuple[int, int] | None = None) -> bytes:
+    """Encode a picture without metadata.
+
+    Args:
+        pixels: `(height, width, 3)` uint8 RGB, or 4 with opacity.
+        image_format: One that Pillow writes.
+        size: Width and height to resize it to bilinearly before; as it is where not given.
+
+    Returns:
+        The file's bytes.
+    """
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, image_format)
+    image = Image.fromarray(pixels)
+    (image if size is None else image.resize(size, Image.Resampling.BILINEAR)).save(out, image_format)
     return out.getvalue()

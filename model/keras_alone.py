@@ -1,12 +1,13 @@
-"""Imports TensorFlow and Keras, which import three large libraries more wherever they find them."""
+"""Imports TensorFlow and Keras, which import four large libraries more wherever they find them."""
 
 import importlib
 import sys
 from typing import Any, Final, cast
 
-#: What Keras takes for plots, for wrappers and for tables as training data, and does without where it is missing: a
-#: third of the time that TensorFlow takes to be imported, and nothing of it scores an image.
-_NOT_FOR_SCORING: Final = ("matplotlib", "pandas", "sklearn")
+#: What Keras takes for plots, for wrappers and for tables as training data, and TensorFlow Lite for converting others'
+#: models. Both do without where it is missing: a third of the time that TensorFlow takes to be imported, and nothing of
+#: it scores an image.
+_NOT_FOR_SCORING: Final = ("jax", "matplotlib", "pandas", "sklearn")
 
 
 def import_keras() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from model.converted import ConvertedGraphs
     from model.engine import Answer, Engine, FrozenGraph
     from model.precision import Precision
 
@@ -33,6 +34,7 @@ class LiteRT:
 
     Args:
         frozen: The graph that it is made from.
+        converted: Where conversions are kept; None converts anew.
 
     Attributes:
         name: Stored with each result.
@@ -50,13 +52,12 @@ class LiteRT:
     device: Final = "cpu"
     precision: Precision = "float32"
 
-    def __init__(self, frozen: FrozenGraph) -> None:
+    def __init__(self, frozen: FrozenGraph, converted: ConvertedGraphs | None = None) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self.batch_size = frozen.batch_size
-        self._interpreter = Interpreter(
-            model_content=frozen.convert(), num_threads=len(os.sched_getaffinity(os.getpid()))
-        )
+        flatbuffer = frozen.convert() if converted is None else converted.convert(frozen)
+        self._interpreter = Interpreter(model_content=flatbuffer, num_threads=len(os.sched_getaffinity(os.getpid())))
         for one in self._interpreter.get_input_details():
             self._interpreter.resize_tensor_input(one["index"], (self.batch_size, *one["shape"][1:]))
         self._interpreter.allocate_tensors()
@@ -92,12 +93,17 @@ def _indices(tensors: Sequence[dict[str, Any]], dimensions: Sequence[int]) -> li
     return [found[count] for count in dimensions if count in found]
 
 
-def prefer_litert(frozen: FrozenGraph, samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> Engine:
+def prefer_litert(
+    frozen: FrozenGraph,
+    samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]],
+    converted: ConvertedGraphs | None = None,
+) -> Engine:
     """Take LiteRT where it is installed, gives the same answers and is faster on this machine; else TensorFlow.
 
     Args:
         frozen: The graph.
         samples: Images and metadata, batch by batch.
+        converted: Where conversions are kept; None converts anew.
 
     Returns:
         One of the two.
@@ -105,7 +111,7 @@ def prefer_litert(frozen: FrozenGraph, samples: Sequence[tuple[NDArray[np.uint8]
     if frozen.device != "cpu" or frozen.precision != "float32" or find_spec("ai_edge_litert") is None:
         return frozen
     try:
-        other = LiteRT(frozen)
+        other = LiteRT(frozen, converted)
     except (ValueError, RuntimeError):
         # An operation that it does not know, or cannot lay out.
         return frozen

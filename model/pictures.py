@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.images import decode_image, decode_layer, encode_image, measure_image, resize_image, resize_map
+from model.images import decode_image, decode_layer, encode_image, measure_image, resize_map
 
 #: Longest side of an overlay in pixels. The network's own map is 5 or 7 wide, and a browser spreads this smoothly.
 OVERLAY_PIXELS: Final = 24
@@ -43,7 +43,7 @@ def draw_thumbnail(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     Returns:
         A JPEG whose longest side is s.
     """
-    return encode_image(resize_image(pixels, fit_size(size, max(pixels.shape[:2]))))
+    return encode_image(pixels, size=fit_size(size, max(pixels.shape[:2])))
 
 
 def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> bytes:

@@ -54,9 +54,10 @@ class LightClassifier:
         self._calls = 0
 
     @classmethod
-    def load(cls, folder: Path, *, precision: str, batch_size: int | None, engine: str) -> Self:
+    def load(cls, folder: Path, *, precision: str, batch_size: int | None, engine: str, converted: Path) -> Self:
         """Take the digest from the folder's name; there is nothing to load."""
         assert (precision, engine) == (cls.precision, "auto")
+        assert converted.is_absolute()
         return cls(folder.name, batch_size or 8)
 
     @staticmethod

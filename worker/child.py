@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import structlog
+from platformdirs import user_cache_path
 from sqlalchemy import Engine
 
 from db.devices import DeviceRow, record_device
@@ -164,6 +165,7 @@ class Child:
                 precision=given.precision,
                 batch_size=given.batch_size,
                 engine=given.engine,
+                converted=user_cache_path("lesion-screen") / "converted",
             )
         except (ModelError, OSError) as error:
             raise ModelUnavailable(f"Model {digest} cannot be loaded ({type(error).__name__}).") from error

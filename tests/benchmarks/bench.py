@@ -33,7 +33,7 @@ from db.session import open_ledger
 from db.tables import Result
 from model.artifact import shipped_artifact
 from model.classifier import Classifier
-from model.images import decode_image, encode_image, resize_image
+from model.images import decode_image, encode_image
 from model.metadata import UNKNOWN
 from model.synthetic import draw_lesion
 from tests.benchmarks import measure_ledger
@@ -87,7 +87,7 @@ def make_sources(given: Path | None) -> tuple[list[bytes], list[bytes]]:
         files = [path.read_bytes() for path in sorted(given.glob("*.jpg"))]
     else:
         generator = np.random.default_rng(0)
-        files = [encode_image(resize_image(draw_lesion(generator), LESION_SIZE)) for _ in range(24)]
+        files = [encode_image(draw_lesion(generator), size=LESION_SIZE) for _ in range(24)]
     camera = [encode_image(decode_image(file, CAMERA_SIZE)) for file in files[:12]]
     return files, camera
 
