@@ -37,8 +37,8 @@ def _head(report: TablesReport) -> str:
     }
     return f"""# The paper's tables, and ours beside them
 
-Paper: {report.source}. It splits by image, which leaks, and its checkpoints were
-chosen on the images that judge them.
+Paper: {report.source}. It splits by image, which leaks, and its checkpoints were chosen \
+on the images that judge them.
 
 {words[report.split]} {report.near_duplicates} images are near-duplicates of an image of another lesion on the other \
 side.
@@ -53,7 +53,7 @@ brackets: 95 % intervals of a bootstrap of whole lesions, which know nothing of 
 def _section(table: PaperTable, made_with: str) -> str:
     line = "Ours: counted; no training." if table.number in COUNTED else made_with
     notes = "".join(f"* {note}\n" for note in table.notes)
-    return f"## Table {table.number}: {table.title}\n\n{line}\n\n{_body(table)}\n{notes}"
+    return f"## Table {table.number}: {table.title}\n\n{line}\n\n{_body(table)}" + (f"\n{notes}" if notes else "")
 
 
 def _body(table: PaperTable) -> str:
