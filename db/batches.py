@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, delete, func, insert, select, update
@@ -68,7 +69,9 @@ class ItemRow:
 
 
 #: Fields of `ItemRow` that are columns under the same name.
-_COLUMNS: Final = tuple(field.name for field in fields(ItemRow) if field.name != "rejected")
+_FIELDS: Final = tuple(field.name for field in fields(ItemRow) if field.name != "rejected")
+_COLUMNS: Final = ("batch_id", "chunk_id", "state", "reason", "marks", *_FIELDS)
+_values_of: Final = attrgetter(*_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +149,7 @@ def add_chunk(engine: Engine, batch_id: int, items: Sequence[ItemRow]) -> int:
     rejected = sum(item.rejected is not None for item in items)
     with write(engine) as connection:
         chunk_id = insert_chunk(connection, batch_id, items=len(items), rejected=rejected)
-        insert_items(connection, [_values(item, batch_id, chunk_id) for item in items])
+        insert_items(connection, _COLUMNS, [_row(item, batch_id, chunk_id) for item in items])
         return chunk_id
 
 
@@ -182,15 +185,9 @@ def insert_chunk(connection: Connection, batch_id: int, *, items: int, rejected:
     return connection.execute(chunk.returning(Chunk.id)).scalar_one()
 
 
-def _values(item: ItemRow, batch_id: int, chunk_id: int) -> dict[str, Any]:
-    return {
-        "batch_id": batch_id,
-        "chunk_id": chunk_id,
-        **{name: getattr(item, name) for name in _COLUMNS},
-        "state": ItemState.OPEN if item.rejected is None else ItemState.REJECTED,
-        "reason": item.rejected,
-        "marks": 0,
-    }
+def _row(item: ItemRow, batch_id: int, chunk_id: int) -> tuple[Any, ...]:
+    state = ItemState.OPEN if item.rejected is None else ItemState.REJECTED
+    return batch_id, chunk_id, state, item.rejected, 0, *_values_of(item)
 
 
 def finish_loading(engine: Engine, batch_id: int, manifest_digest: str, actor: str = "nobody") -> Loaded:

@@ -11,7 +11,6 @@ one; `--backbone` takes another network at 224 pixels with random weights.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -39,7 +38,9 @@ from model.synthetic import draw_lesion
 from tests.benchmarks import measure_ledger
 from tests.benchmarks.contenders import Contender, Dataset, Loop, OneImageTasks, Ours, Probabilities, own_environment
 from tests.benchmarks.drawing import draw_bars
+from tests.benchmarks.profiling import profile
 from tests.servers import RedisServer
+from worker.shelf import FolderShelf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,33 +181,6 @@ def _has_result(ledger: Path) -> bool:
         engine.dispose()
 
 
-def profile(classifier: Classifier, sources: Sequence[bytes], ledger: dict[str, Any]) -> dict[str, float]:
-    """Say where an image's milliseconds go, each step by itself: of one core in decoding, of all in the network."""
-    begun = time.perf_counter()
-    for data in sources:
-        hashlib.sha256(data).hexdigest()
-    digested = time.perf_counter()
-    pixels = [classifier.decode(data) for data in sources]
-    decoded = time.perf_counter()
-    size = classifier.batch_size
-    batches = [np.stack((pixels * size)[start : start + size]) for start in range(0, len(pixels), size)]
-    images = sum(map(len, batches))
-    cores = len(os.sched_getaffinity(0))
-    scored = 0.0
-    for batch in batches:
-        start = time.perf_counter()
-        classifier.classify(batch, [UNKNOWN] * len(batch))
-        scored += time.perf_counter() - start
-    return {
-        "digest": 1000 * (digested - begun) / len(sources),
-        "decode and resize": 1000 * (decoded - digested) / len(sources),
-        "network and verdict": 1000 * scored / images * cores,
-        "claim and record": 1000 / ledger["recorded_a_second"],
-        "load into the ledger": 1000 / ledger["loaded_a_second"],
-        "ring": 1000 / ledger["rung_a_second"],
-    }
-
-
 def measure_queue(folder: Path, items: int) -> dict[str, Any]:
     """Measure queue and ledger with one client on SQLite; see `measure_ledger`."""
     broker = RedisServer.prepare()
@@ -309,7 +283,13 @@ def bench(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "difference": {kind: one.difference for kind, one in races.items()},
         "figures": figures,
         "ledger": ledger,
-        "profile": profile(bounds[f"bound of {auto.name}"], sources, ledger),
+        "profile": profile(
+            bounds[f"bound of {auto.name}"],
+            fill(folder / "profile", sources, 128, "profile"),
+            FolderShelf(folder / "pictures"),
+            ledger,
+            lesions.median(auto.name),
+        ),
     }
     goals = judge(figures)
     write_tables(given.out, report, races, goals)

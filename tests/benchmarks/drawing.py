@@ -22,6 +22,8 @@ _STEPS: Final = {
     "recorded_a_second": "claim and record",
     "exported_a_second": "export",
 }
+#: Peaks of memory and whose.
+_MEMORIES: Final = {"peak_memory_mb": "load, ring and export", "worker_memory_mb": "a worker"}
 _STEP_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
@@ -45,13 +47,14 @@ def draw_growth(file: Path, found: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xlabel("images")
         axes.set_ylabel("seconds")
         axes.legend(fontsize=8)
-    for database, style in zip(databases, ("o-", "s--"), strict=False):
+    for database, mark in zip(databases, "os", strict=False):
         rows = [one for one in found if one["database"] == database]
-        panels[-1].semilogx(
-            [one["items"] for one in rows], [one["peak_memory_mb"] for one in rows], style, label=database
-        )
-    panels[-1].set_ylim(0, 1.3 * max(one["peak_memory_mb"] for one in found))
-    panels[-1].set_title("memory of the process", fontsize=10)
+        sizes = [one["items"] for one in rows]
+        for (memory, label), style in zip(_MEMORIES.items(), ("-", "--"), strict=True):
+            drawn = [one[memory] for one in rows]
+            panels[-1].semilogx(sizes, drawn, f"{mark}{style}", label=f"{database}, {label}")
+    panels[-1].set_ylim(0, 1.3 * max(one[memory] for one in found for memory in _MEMORIES))
+    panels[-1].set_title("memory of a process", fontsize=10)
     panels[-1].set_xlabel("images")
     panels[-1].set_ylabel("MB")
     panels[-1].legend(fontsize=8)

@@ -142,6 +142,7 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
         "recorded_a_second": round(recorded),
         "exported_a_second": round(exported),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "worker_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
     engine.dispose()
     return figures

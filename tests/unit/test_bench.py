@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from model.images import decode_image, encode_image
 from tests.benchmarks.bench import GOALS, Race, fill, judge
 from tests.benchmarks.drawing import draw_bars
+from tests.benchmarks.profiling import profile
+from tests.light_classifier import LightClassifier
+from worker.shelf import FolderShelf
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,3 +57,19 @@ def test_the_plot_is_a_picture_with_a_bar_a_way(tmp_path: Path) -> None:
     )
 
     assert decode_image((tmp_path / "bench.png").read_bytes(), 100).std() > 5
+
+
+def test_a_profile_accounts_for_all_the_time_of_an_image(tmp_path: Path) -> None:
+    # Given ten images, which a batch does not divide, five of them bright enough to be flagged
+    sources = [encode_image(np.full((40, 40, 3), shade, np.uint8)) for shade in (20, 210)]
+    files = fill(tmp_path / "archive", sources, 10, "profile")
+    ledger = {"recorded_a_second": 1000, "loaded_a_second": 2000, "rung_a_second": 4000}
+
+    # If a worker does one a second
+    found = profile(LightClassifier("a" * 64), files, FolderShelf(tmp_path / "store"), ledger, 1.0)
+
+    # Then every step has its time, all of them add up to a second of each core, and the pictures are those of the five
+    assert min(found.values()) > 0
+    assert sum(found.values()) == pytest.approx(1000 * len(os.sched_getaffinity(0)))
+    assert found["ledger: claim and record"] == 1
+    assert len(list((tmp_path / "store" / "thumbs").iterdir())) == 5
