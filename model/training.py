@@ -222,7 +222,8 @@ class Trainer:
             groups=groups,
             optimizers=optimizers,
             averaged=averaged,
-            averages=[keras.Variable(v.value, trainable=False) for v in averaged if config.ema],
+            # Of a copy: Keras would take TensorFlow's variable itself for its own.
+            averages=[keras.Variable(np.array(ops.convert_to_numpy(v)), trainable=False) for v in averaged if config.ema],
             decay=config.ema,
             clip_norm=config.clip_norm,
             loss=lambda outputs, labels: self._loss(outputs, labels, config.smoothing),
