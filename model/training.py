@@ -223,7 +223,7 @@ class Trainer:
             optimizers=optimizers,
             averaged=averaged,
             # Of a copy: Keras would take TensorFlow's variable itself for its own.
-            averages=[keras.Variable(np.array(ops.convert_to_numpy(v)), trainable=False) for v in averaged if config.ema],
+            averages=[keras.Variable(_values(v), trainable=False) for v in averaged if config.ema],
             decay=config.ema,
             clip_norm=config.clip_norm,
             loss=lambda outputs, labels: self._loss(outputs, labels, config.smoothing),
@@ -347,7 +347,7 @@ class Trainer:
 
     def _finish(self) -> None:
         learner = self.learner
-        last = [np.array(ops.convert_to_numpy(v)) for v in learner.averaged]
+        last = [_values(v) for v in learner.averaged]
         for average, variable in zip(learner.averages, learner.averaged, strict=False):
             variable.assign(average)
         write_back(self._copy, self.model)
@@ -356,6 +356,10 @@ class Trainer:
             variable.assign(value)
         offset = prior_free_offset(self.data.prior(), self._shift, self._weights)
         shift_logits(self.model, offset - offset.mean())
+
+
+def _values(variable: Any) -> NDArray[Any]:
+    return np.array(ops.convert_to_numpy(variable))
 
 
 def _norms(backbone: keras.Model) -> list[Any]:
