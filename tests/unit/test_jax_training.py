@@ -54,7 +54,7 @@ def test_both_backends_train_the_same_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_finished_run_on_jax_is_left_alone(tmp_path: Path) -> None:
-    config = SHORT.model_copy(update={"precision": "bfloat16"})
+    config = SHORT.model_copy(update={"precision": "bfloat16", "stages": (Stage(epochs=2, size=32),)})
 
     losses = train_on_jax(config, tmp_path)
 
