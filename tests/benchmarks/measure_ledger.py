@@ -102,17 +102,31 @@ def score(image_id: int) -> Scored:
     return Scored(item_id=image_id, image_digest=digest, input_digest=digest, result=result)
 
 
-def work(url: str, chunks: list[int], name: str) -> int:
-    """Claim and record chunks as a worker does, the images left out."""
+def work(url: str, chunks: list[int], name: str) -> tuple[int, float, float]:
+    """Claim and record chunks as a worker does, the images left out; returns how many images, and from when to when."""
     engine, images = open_ledger(url), 0
+    begun = time.monotonic()
     for chunk in chunks:
         claim = claim_chunk(engine, chunk, worker=name, lease_seconds=30)
         assert claim is not None
         outcomes = [score(one.item_id) for one in claim.items]
         record_results(engine, chunk, claim.attempt, model_digest=MODEL, outcomes=outcomes)
         images += len(outcomes)
+    ended = time.monotonic()
     engine.dispose()
-    return images
+    return images, begun, ended
+
+
+def work_together(url: str, chunks: list[int], processes: int) -> tuple[int, float]:
+    """Let so many processes share the chunks; returns the images, and how many a second."""
+    context = multiprocessing.get_context("spawn")
+    # What a process takes to start is no worker's time: all wait for the last one.
+    started = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=started.wait) as pool:
+        shares = [chunks[one::processes] for one in range(processes)]
+        done = list(pool.map(work, [url] * processes, shares, [f"w{one}" for one in range(processes)]))
+    images = sum(one[0] for one in done)
+    return images, images / (max(one[2] for one in done) - min(one[1] for one in done))
 
 
 def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -121,11 +135,7 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
     upgrade_schema(engine)
     batch, loaded = load(engine, given.items, given.chunk_items)
     chunks, rung = ring(engine, broker_url)
-    begun = time.perf_counter()
-    with ProcessPoolExecutor(given.processes) as pool:
-        shares = [chunks[one :: given.processes] for one in range(given.processes)]
-        images = sum(pool.map(work, [url] * len(shares), shares, [f"w{one}" for one in range(len(shares))]))
-    recorded = images / (time.perf_counter() - begun)
+    images, recorded = work_together(url, chunks, given.processes)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         export_csv(engine, batch, Path(folder) / "results.csv", lambda _row: None)
