@@ -16,6 +16,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "predict": ("predict lesion.jpg --age 55 --sex female --localization back", "predict lesion.jpg --json"),
     "explain": ("explain lesion.jpg --out explained",),
     "card": ("card",),
+    "restate": ("restate artifact --out stated --explanation deletion.json",),
     "evaluate": ("evaluate ham10000 --plots plots",),
     "deletion-test": ("deletion-test ham10000 --images 150",),
     "summary": ("summary MobileNetV2",),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from model.artifact import (
+    WEIGHTS,
     CalibrationPart,
     GoldenPart,
     Manifest,
@@ -19,6 +21,7 @@ from model.artifact import (
     ReferralPart,
     TrainingPart,
     pack_weights,
+    read_manifest,
     write_artifact,
 )
 from model.build import BuiltModel
@@ -29,6 +32,7 @@ from model.errors import ArtifactError
 from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
+from model.report import Evaluation, Explanation, Trial
 
 GOLDEN_SEED: Final = 7530
 #: float16 weights may move no probability of the golden input further than this.
@@ -64,6 +68,40 @@ def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_
     manifest = _manifest(built, name, data, git_commit, hashlib.sha256(weights).hexdigest(), rounded)
     write_artifact(folder, manifest, weights, model_card(manifest))
     return manifest
+
+
+def restate_model(
+    folder: Path, out: Path, *, explanation: Explanation | None = None, trials: Sequence[Trial] = ()
+) -> Manifest:
+    """Copy an artifact with more said of it: a model of another digest, whose weights and verdicts are the same.
+
+    Args:
+        folder: The artifact.
+        out: Folder of the copy; must not exist yet.
+        explanation: What the deletion test found; None leaves what is stated.
+        trials: What was tried on the way to the model; none leaves what is stated.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        ArtifactError: The artifact cannot be read or is damaged, or the folder exists.
+    """
+    manifest = read_manifest(folder)
+    found = Evaluation.model_validate(manifest.metrics)
+    said: dict[str, Any] = {}
+    if explanation is not None:
+        said["explanation"] = explanation
+    if trials:
+        said["trials"] = tuple(trials)
+    metrics = found.model_copy(update=said).model_dump(mode="json")
+    stated = manifest.model_copy(update={"metrics": metrics})
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError:
+        raise ArtifactError("The model has no readable weights.h5: install it again.") from None
+    write_artifact(out, stated, weights, model_card(stated))
+    return stated
 
 
 def program_commit() -> str:

@@ -1,4 +1,4 @@
-"""The commands of `lesion-model` that compare trainings: `tables`, `ablate` and `curves`."""
+"""The commands of `lesion-model` that compare trainings, and `restate`, which says on a card what came of that."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from model.attention import AttentionForm
     from model.experiments import Split, StartWeights
 
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 #: What `tables` writes.
 TABLES_MARKDOWN: Final = "tables.md"
 TABLES_JSON: Final = "tables.json"
@@ -24,7 +25,7 @@ def add_studies(program: click.Group) -> None:
     Args:
         program: `lesion-model`.
     """
-    for command in (tables, ablate, curves):
+    for command in (tables, ablate, curves, restate):
         program.add_command(command)
 
 
@@ -196,3 +197,29 @@ def curves(run: Path, out: Path) -> None:
 
     write_figure(plot_curves(read_curves(run)), out)
     click.echo(f"Wrote {out}.")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the copy.")
+@click.option("--explanation", type=_FILE, help="What `deletion-test --json` wrote.")
+@click.option("--trials", type=_FILE, help="JSON list of what was tried: name, judged_on and three figures each.")
+def restate(folder: Path, out: Path, explanation: Path | None, trials: Path | None) -> None:
+    """Copy the artifact in FOLDER with more on its card: a deletion test, and what was tried on the way to it.
+
+    The copy scores as the model does, under another digest.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from model.package import restate_model
+    from model.report import Explanation, Trial
+
+    if explanation is None and trials is None:
+        raise click.UsageError("There is nothing to state: give --explanation, --trials, or both.")
+    try:
+        found = None if explanation is None else Explanation.model_validate_json(explanation.read_bytes())
+        tried = [] if trials is None else TypeAdapter(list[Trial]).validate_json(trials.read_bytes())
+    except ValidationError as error:
+        raise click.UsageError(f"That is not what a card states: {error.errors()[0]['msg']}.") from None
+    manifest = restate_model(folder, out, explanation=found, trials=tried)
+    click.echo(f"Wrote model {manifest.digest} to {out}; its card is MODEL_CARD.md there.")

@@ -77,9 +77,10 @@ README_ROWS = [line for line in README.splitlines() if re.match(r"\| `lesion-(sc
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand where the files of the examples are, and do no work."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("ham10000", "run", "tour/archive"):
+    for folder in ("ham10000", "run", "artifact", "tour/archive"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "lesion.jpg").touch()
+    for file in ("lesion.jpg", "deletion.json"):
+        (tmp_path / file).touch()
     for module in WORKPLACES:
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__:

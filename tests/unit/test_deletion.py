@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from model.artifact import read_manifest
 from model.bootstrap import Interval
 from model.card import explanation_section
+from model.cli import main
 from model.dataset import read_labels
 from model.deletion import (
     STEPS,
@@ -159,3 +162,39 @@ def test_each_lesion_of_the_gate_set_is_tested_once_and_no_other(tmp_path: Path)
     assert len(every) == len(gate) > 3
     assert some == every[:3]
     assert some != choose_images(rows, 3, seed=1)
+
+
+def test_a_copy_of_a_model_states_the_deletion_test_and_what_was_tried_and_scores_the_same(
+    artifact: Path, tmp_path: Path
+) -> None:
+    # Given a deletion test and a trial, as files
+    areas = {name: np.linspace(0.4, 0.6, 60) + shift for name, shift in (("attention", -0.1), ("random", 0.0))}
+    found = compare_orders(areas, [str(number) for number in range(60)], draws=200, fill="border")
+    (tmp_path / "deletion.json").write_text(found.model_dump_json(), encoding="utf-8")
+    figure = {"value": 0.75, "low": 0.7, "high": 0.8}
+    trial = {"name": "fewer epochs", "judged_on": "fold 0", "balanced_accuracy": figure, "macro_auc": figure}
+    (tmp_path / "tried.json").write_text(json.dumps([{**trial, "melanoma_recall": figure}]), encoding="utf-8")
+    command = ["restate", str(artifact), "--out", str(tmp_path / "copy")]
+
+    # When the model is copied with them
+    files = ["--explanation", str(tmp_path / "deletion.json"), "--trials", str(tmp_path / "tried.json")]
+    result = CliRunner().invoke(main, [*command, *files])
+
+    # Then the card says so, the digest is another, and the verdicts are the same
+    assert result.exit_code == 0, result.output
+    before, after = read_manifest(artifact), read_manifest(tmp_path / "copy")
+    assert after.digest in result.output
+    assert after.digest != before.digest
+    card = (tmp_path / "copy" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "fewer epochs" in card
+    assert "| random | 0.500 " in card
+    assert after.model_dump(exclude={"metrics"}) == before.model_dump(exclude={"metrics"})
+    assert (tmp_path / "copy" / "weights.h5").read_bytes() == (artifact / "weights.h5").read_bytes()
+
+    # And neither nothing nor anything else is stated
+    assert CliRunner().invoke(main, command).exit_code == 2
+    (tmp_path / "deletion.json").write_text("{}", encoding="utf-8")
+    refused = CliRunner().invoke(main, [*command[:-1], str(tmp_path / "other"), *files])
+    assert refused.exit_code == 2
+    assert "That is not what a card states" in refused.output
+    assert not (tmp_path / "other").exists()
