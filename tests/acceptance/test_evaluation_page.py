@@ -25,7 +25,6 @@ from db.results import ResultRow
 from db.session import open_ledger
 from db.tables import CLASSES
 from model.artifact import CARD, MANIFEST, artifact_path, read_manifest, shipped_artifact
-from model.bootstrap import Interval
 from model.report import Evaluation
 from producer.cli import cli
 from tests.chromium import CONTRAST, Reader, chromium
@@ -234,27 +233,19 @@ def test_the_page_opens_from_a_file_with_every_section_and_nothing_hostile_is_ru
     assert full.ask("[...document.links].filter((a) => !document.querySelector(a.getAttribute('href'))).length") == 0
 
 
-def plain(figure: Interval) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
-
-
-def percent(figure: Interval) -> str:
-    return f"{figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%})"
-
-
 def test_the_figures_stand_with_their_intervals_and_those_of_the_operating_point_come_from_the_manifest(
     full: Reader,
 ) -> None:
-    balanced = re.escape(plain(FOUND.balanced_accuracy))
+    balanced = re.escape(f"{FOUND.balanced_accuracy:.3f}")
     assert re.search(rf"Balanced accuracy \(mean recall\)\s+{balanced}", section(full, SECTIONS[1]))
     point, seen = section(full, "Operating point"), FOUND.operating_point
-    assert re.search(rf"Melanomas flagged or referred\s+{re.escape(percent(seen.melanoma_sensitivity))}", point)
+    assert re.search(rf"Melanomas flagged or referred\s+{re.escape(f'{seen.melanoma_sensitivity:.1%}')}", point)
     assert f"{seen.histology_lesions:,} lesions were proven by histology" in point
-    assert re.search(rf"All\s+{re.escape(percent(FOUND.referral.referred))}", section(full, "Referral"))
+    assert re.search(rf"All\s+{re.escape(f'{FOUND.referral.referred:.1%}')}", section(full, "Referral"))
     young = FOUND.subgroups[0]
     assert (young.field, young.group) == ("age", "under 30")
     counts = rf"{young.images:,}\s+{young.lesions:,}\s+{young.malignant_lesions:,}"
-    found = re.escape(plain(young.sensitivity)).replace(r"\ \(", r"\s+\(", 1)
+    found = re.escape(f"{young.sensitivity:.3f}").replace(r"\ \(", r"\s+\(", 1)
     assert re.search(rf"age: under 30\s+{counts}\s+{found}", section(full, "Subgroups"))
 
 
@@ -285,7 +276,7 @@ def test_the_curves_are_drawn_within_their_frames_and_told_in_words(full: Reader
     assert full.ask(outside) == 0
     roc = section(full, "ROC curves")
     assert "Operating point: 90.0% found at 30.0% false alarms" in roc
-    area = re.escape(plain(FOUND.malignant_auc))
+    area = re.escape(f"{FOUND.malignant_auc:.3f}")
     assert re.search(rf"Malignant score: AUC {area}\s+0\.0%\s+60\.0%\s+60\.0%\s+90\.0%", roc)
     # A bin of four images is told, and not drawn
     assert full.ask("document.querySelectorAll('svg[role=img] circle.k-after').length") == 16
