@@ -239,6 +239,7 @@ def test_the_figures_stand_with_their_intervals_and_those_of_the_operating_point
     balanced = re.escape(f"{FOUND.balanced_accuracy:.3f}")
     assert re.search(rf"Balanced accuracy \(mean recall\)\s+{balanced}", section(full, SECTIONS[1]))
     point, seen = section(full, "Operating point"), FOUND.operating_point
+    found = f"{seen.melanoma_sensitivity:.1%}"
     assert re.search(rf"Melanomas flagged or referred\s+{re.escape(f'{seen.melanoma_sensitivity:.1%}')}", point)
     assert f"{seen.histology_lesions:,} lesions were proven by histology" in point
     assert re.search(rf"All\s+{re.escape(f'{FOUND.referral.referred:.1%}')}", section(full, "Referral"))
