@@ -57,7 +57,8 @@ def draw_growth(file: Path, found: Sequence[Mapping[str, Any]]) -> None:
     panels[-1].set_title("memory of a process", fontsize=10)
     panels[-1].set_xlabel("images")
     panels[-1].set_ylabel("MB")
-    panels[-1].legend(fontsize=8)
+    # Memory begins far above 0, and the axis does not.
+    panels[-1].legend(fontsize=8, loc="lower left")
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)
