@@ -79,8 +79,7 @@ def training_copy(
     def clone(layer: layers.Layer) -> layers.Layer:
         if layer is backbone:
             return copied
-        config = layer.get_config()
-        return layer.__class__.from_config(config if layer.name == "classifier" else {**config, "dtype": policy})
+        return layer.__class__.from_config(layer.get_config() if layer.name == "classifier" else _in(policy, layer))
 
     inputs = [_image_input(network.inputs[0], any_size=any_size), keras.Input(network.inputs[1].shape[1:])]
     copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=clone)
@@ -124,7 +123,7 @@ def _copy_backbone(
     def clone(layer: layers.Layer) -> layers.Layer:
         if layer in norms.values():
             return Folded(name=layer.name, dtype=policy)
-        config = {**layer.get_config(), "dtype": policy}
+        config = _in(policy, layer)
         if layer.name in norms:
             config["use_bias"] = True
         return (ShiftedDepthwise if _is_shifted(layer) else layer.__class__).from_config(config)
@@ -137,6 +136,12 @@ def _copy_backbone(
         elif layer not in norms.values() and layer.weights:
             copied.get_layer(layer.name).set_weights(layer.get_weights())
     return copied
+
+
+def _in(policy: str, layer: layers.Layer) -> dict[str, Any]:
+    config: dict[str, Any] = layer.get_config()
+    # Bare operations, such as MobileNetV3's additions, compute in whatever they are given.
+    return {**config, "dtype": policy} if "dtype" in config else config
 
 
 def _is_shifted(layer: layers.Layer) -> bool:
