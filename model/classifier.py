@@ -132,6 +132,11 @@ class Classifier:
         """How many images to give `classify` at once; it takes any number."""
         return self._engine.batch_size
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many threads do best to call `classify` at a time."""
+        return self._engine.batches_at_once
+
     def memory_in_use(self) -> int | None:
         """Say how much of a GPU's memory is used.
 

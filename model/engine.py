@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,10 @@ class Engine(Protocol):
     """What a classifier needs of whatever runs its network; `FrozenGraph` is the one that is always there."""
 
     batch_size: int
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many threads do best to call `run` at a time."""
 
     @property
     def name(self) -> str:
@@ -58,10 +62,14 @@ class FrozenGraph:
         precision: What the network was built to compute in, see `computing_in`.
 
     Attributes:
+        batches_at_once: 2: between the operations of one batch there are idle cores, and while its answer is taken
+            apart an idle GPU.
         name: Stored with each result: "tensorflow-frozen", with "-gpu" and the precision where it is not float32.
         device: "gpu" or "cpu".
         batch_size: How many images to give it at once; halved whenever so many do not fit.
     """
+
+    batches_at_once: Final = 2
 
     def __init__(
         self,
@@ -105,7 +113,7 @@ class FrozenGraph:
                 if size == 1:
                     raise
                 # Somebody else may use the same device: what fitted at the start need not fit for ever.
-                size = self.batch_size = max(1, min(size, self.batch_size) // 2)
+                size = self.batch_size = min(self.batch_size, max(1, size // 2))
             else:
                 return _join(parts)
 

@@ -37,6 +37,7 @@ class LiteRT:
         converted: Where conversions are kept; None converts anew.
 
     Attributes:
+        batches_at_once: 1: a batch keeps every core busy.
         name: Stored with each result.
         device: "cpu".
         precision: "float32".
@@ -48,6 +49,7 @@ class LiteRT:
         RuntimeError: If it cannot compute this network.
     """
 
+    batches_at_once: Final = 1
     name: Final = "litert"
     device: Final = "cpu"
     precision: Precision = "float32"

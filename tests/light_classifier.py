@@ -47,6 +47,7 @@ class LightClassifier:
     metadata_encoding: MetadataEncoding = "small"
     device = "cpu"
     precision = "float32"
+    batches_at_once = 1
 
     def __init__(self, digest: str, batch_size: int = 8) -> None:
         self.digest = digest

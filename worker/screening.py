@@ -1,7 +1,9 @@
 """Screening: one claimed chunk from files to recorded outcomes; knows nothing of Celery."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,6 +44,10 @@ class Scorer(Protocol):
     def batch_size(self) -> int:
         """How many images to give it at once."""
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches it does best with at a time."""
+
     def memory_in_use(self) -> int | None:
         """Say how many bytes of a GPU it uses; None on a CPU."""
 
@@ -49,7 +55,7 @@ class Scorer(Protocol):
         """Decode a file, or one frame of it, to `(size, size, 3)` uint8; any thread may call it."""
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
-        """Score `(n, size, size, 3)` uint8 images."""
+        """Score `(n, size, size, 3)` uint8 images; threads may call it at once."""
 
 
 class Ending(StrEnum):
@@ -103,6 +109,7 @@ class Screening:
     report: Report = field(default_factory=Report)
     _outcomes: list[Scored | Rejected] = field(default_factory=list)
     _waiting: list[Decoded] = field(default_factory=list)
+    _scoring: deque[tuple[list[Decoded], Future[list[Prediction]]]] = field(default_factory=deque)
     _recorded_at: float = field(default_factory=time.monotonic)
 
     def run(self) -> Report:
@@ -156,31 +163,39 @@ class Screening:
         )
 
     def _pipelined(self, source: Source) -> bool:
-        threads = self.settings.decode_threads
+        threads, at_once = self.settings.decode_threads, self.classifier.batches_at_once
         in_flight = max(self.settings.decoded_images, 2 * self.classifier.batch_size)
-        with closing(stream(source, self.claim.items, threads=threads, in_flight=in_flight)) as arrivals:
+        with (
+            ThreadPoolExecutor(at_once, thread_name_prefix="network") as network,
+            closing(stream(source, self.claim.items, threads=threads, in_flight=in_flight)) as arrivals,
+        ):
             for arrival in arrivals:
                 self._take(arrival)
                 if len(self._waiting) < self.classifier.batch_size:
                     continue
-                self._classify()
+                self._begin(network)
+                self._finish(at_once)
                 if self.stopping():
+                    self._finish(0)
                     return False
                 if time.monotonic() - self._recorded_at > self.settings.record_seconds:
                     self._record()
-        self._classify()
+            self._begin(network)
+            self._finish(0)
         self._record()
         return True
 
     def _one_by_one(self, source: Source) -> bool:
         # A worker died on this chunk: each item is named before it is opened and recorded before the next one.
-        for item in self.claim.items:
-            if self.stopping():
-                return False
-            self._mark(item.item_id)
-            self._take(source.arrive(item))
-            self._classify()
-            self._record()
+        with ThreadPoolExecutor(1, thread_name_prefix="network") as network:
+            for item in self.claim.items:
+                if self.stopping():
+                    return False
+                self._mark(item.item_id)
+                self._take(source.arrive(item))
+                self._begin(network)
+                self._finish(0)
+                self._record()
         return True
 
     def _mark(self, item_id: int) -> None:
@@ -203,18 +218,26 @@ class Screening:
             self.report.rejected += 1
             self._outcomes.append(arrival)
 
-    def _classify(self) -> None:
+    def _begin(self, network: ThreadPoolExecutor) -> None:
         self.heartbeat.check()
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, []
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._scoring.append((waiting, network.submit(self._score, waiting)))
+
+    def _score(self, waiting: Sequence[Decoded]) -> list[Prediction]:
         images = np.stack([one.pixels for one in waiting])
-        predictions = self.classifier.classify(images, [one.patient for one in waiting])
-        self.heartbeat.note_progress()
-        for one, prediction in zip(waiting, predictions, strict=True):
-            self._outcomes.append(self._scored(one, prediction))
-        self.report.scored += len(waiting)
-        self.pass_step("after_predict")
+        return self.classifier.classify(images, [one.patient for one in waiting])
+
+    def _finish(self, most: int) -> None:
+        """Take answers until so many batches at most are with the network."""
+        while len(self._scoring) > most:
+            waiting, answer = self._scoring.popleft()
+            predictions = answer.result()
+            self.heartbeat.note_progress()
+            for one, prediction in zip(waiting, predictions, strict=True):
+                self._outcomes.append(self._scored(one, prediction))
+            self.report.scored += len(waiting)
+            self.pass_step("after_predict")
 
     def _draw(self, one: Decoded, prediction: Prediction) -> str | None:
         if self.pictures is None or not (prediction.prioritised or prediction.referred):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ from sqlalchemy import exc, select
 
 from db.chunks import Claim, claim_chunk, record_results
 from db.clock import clock
+from db.results import iter_report
 from db.tables import Chunk
 from tests.light_classifier import LightClassifier
 from tests.servers import await_that
@@ -21,13 +24,14 @@ from worker.screening import Ending, Report, screen_chunk
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from model.metadata import MetadataEncoding
+    from model.classifier import Prediction
+    from model.metadata import MetadataEncoding, PatientMetadata
     from tests.archive import Archive
 
 MODEL = "a" * 64
@@ -56,7 +60,7 @@ def claim(archive: Archive, chunk: int, *, lease_seconds: float = 30) -> Claim:
 def screen(
     archive: Archive,
     claimed: Claim,
-    classifier: WatchedClassifier | None = None,
+    classifier: LightClassifier | None = None,
     *,
     stopping: Callable[[], bool] = lambda: False,
     **settings: Any,
@@ -101,6 +105,42 @@ def test_an_image_this_model_has_seen_is_not_decoded_again(archive: Archive) -> 
     # Then five images were decoded
     assert (classifier.decoded, report.scored, report.reused) == (5, 5, 20)
     assert archive.counts(second).done == 25
+
+
+class PairedClassifier(LightClassifier):
+    """Begins its first two batches together, and answers the second one first."""
+
+    batches_at_once = 2
+
+    def __init__(self) -> None:
+        super().__init__(MODEL)
+        self._both_began = threading.Barrier(2)
+        self._second_answered = threading.Event()
+        self._begun = itertools.count()
+
+    def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
+        number = next(self._begun)
+        if number < 2:
+            self._both_began.wait(timeout=30)
+        if number == 0:
+            assert self._second_answered.wait(timeout=30)
+        predictions = super().classify(images, patients)
+        if number == 1:
+            self._second_answered.set()
+        return predictions
+
+
+def test_batches_that_are_scored_at_once_leave_each_image_its_own_verdict(archive: Archive) -> None:
+    # Given images of a brightness each, and a classifier that takes two batches at a time
+    batch = archive.load(archive.draw(40))
+
+    # If they are screened
+    report = screen(archive, claim(archive, *archive.chunks(batch)), PairedClassifier())
+
+    # Then each has the score of its own brightness
+    found = {row.path: row.malignant_score for row in iter_report(archive.engine, batch)}
+    assert report.scored == 40
+    assert found == pytest.approx({f"{brightness:03d}.png": brightness / 255 for brightness in range(40)})
 
 
 @pytest.mark.parametrize(("encoding", "reused"), [("small", 4), ("paper", 0)])
