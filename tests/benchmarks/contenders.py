@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 #: Images of a batch of the contender that has batches.
 BATCH: Final = 32
-_LOOK_SECONDS: Final = 0.02
+#: Seconds between two looks at the ledger: a look takes time of the cores that are measured.
+_LOOK_SECONDS: Final = 0.1
 
 #: File name to the seven probabilities.
 Probabilities = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
@@ -116,7 +117,7 @@ class Loop:
     """`model.predict` on one image after another."""
 
     name = "predict loop"
-    share = 1 / 8
+    share = 1 / 16
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -145,7 +146,7 @@ class Dataset(Loop):
     """`tf.data` with parallel decoding, and `model.predict` on batches; our decoder, for the same pixels."""
 
     name = "tf.data + predict"
-    share = 1 / 2
+    share = 1 / 4
 
     def run(self, files: list[Path]) -> tuple[float, Probabilities]:
         """Score files in batches."""
@@ -172,7 +173,7 @@ class OneImageTasks:
     """A Celery task an image, on as many processes as there are cores, which is Celery's default."""
 
     name = "Celery, an image a task"
-    share = 1 / 8
+    share = 1 / 16
 
     def __init__(self, model: Path, folder: Path) -> None:
         self._model, self._folder = model, folder
