@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.calibration import FeatureSpace
-from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_gpus
+from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_device
 from model.errors import OutOfMemory
 from model.precision import Precision
 
@@ -82,7 +82,7 @@ class FrozenGraph:
         precision: Precision = "float32",
     ) -> None:
         self.precision = precision
-        self.device = prepare_gpus()
+        self.device = prepare_device()
         parts = ("tensorflow-frozen", *["gpu"] * (self.device == "gpu"), *[precision] * (precision != "float32"))
         self.name = "-".join(parts)
         self.batch_size = CPU_BATCH_SIZE

@@ -105,9 +105,9 @@ def tables(
 
 
 def _accelerated() -> bool:
-    from model.device import prepare_gpus
+    from model.device import prepare_device
 
-    return prepare_gpus() == "gpu"
+    return prepare_device() == "gpu"
 
 
 def _start_weights(told: tuple[str, ...]) -> StartWeights:

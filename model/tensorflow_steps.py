@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from model.device import prepare_device
 from model.steps import Batch, Learner
 
 
@@ -18,6 +19,7 @@ class TensorFlowSteps:
     """
 
     def __init__(self, learner: Learner) -> None:
+        prepare_device()
         self._learner = learner
         # The size is a Python number: one graph for each.
         self._step = tf.function(self._take)
