@@ -1,21 +1,35 @@
 """A model whose weights were drawn and not trained, with all that an artifact states."""
 
+import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from model.build import BuildConfig, BuiltModel
 from model.calibration import fit_feature_space
+from model.classifier import golden_input
 from model.crossfit import HeldOut
 from model.evaluation import evaluate_out_of_fold
 from model.metadata import PatientMetadata
 from model.network import NetworkConfig, build_network
 from model.reference import make_reference
 
+#: Of a logit over images: enough to see a wrong answer, and little enough for weights of 16 bits.
+_DEVIATION = 0.1
 
-def draw_model(network: NetworkConfig) -> BuiltModel:
-    """Build a network with random weights, and thresholds fitted to noise."""
+
+def draw_model(network: NetworkConfig, images: NDArray[np.uint8] | None = None) -> BuiltModel:
+    """Build a network with random weights that tells images apart, and thresholds fitted to noise.
+
+    Args:
+        network: Its configuration.
+        images: `(n, s, s, 3)` uint8 that it is to tell apart; those of golden predictions where not given.
+    """
     generator = np.random.default_rng(0)
     config = BuildConfig(network=network)
     built = build_network(network)
+    if images is None:
+        images = np.concatenate([golden_input(seed, network.input_size, network.metadata)[0] for seed in range(4)])
+    spread_answers(built, images)
     labels = np.arange(400) % 7
     features = generator.normal(0, 1, (400, built.output["features"].shape[-1])).astype(np.float32)
     space = fit_feature_space(features, labels)
@@ -44,3 +58,26 @@ def draw_model(network: NetworkConfig) -> BuiltModel:
         evaluation=evaluation,
         reference=make_reference(held_out.patients, fitted.verdicts.malignant_scores, held_out.distances),
     )
+
+
+def spread_answers(network: keras.Model, images: NDArray[np.uint8]) -> None:
+    """Give a network with drawn weights logits that differ over these images, by `_DEVIATION`.
+
+    As they are drawn, its activations fade from layer to layer, to 1e-12 in MobileNetV3Large: it answers the same to
+    everything, and two ways of running it would agree on whatever they compute.
+    """
+    pixels = images.astype(np.float32) / 127.5 - 1
+    nobody = np.zeros((len(images), network.inputs[1].shape[1]), np.float32)
+    norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        # The statistics of this one batch.
+        layer.momentum = 0.0
+    network([pixels, nobody], training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    logits = np.asarray(network([pixels, nobody], training=False)["logits"])
+    scale = _DEVIATION / logits.std(axis=0)
+    last = network.get_layer("classifier")
+    last.kernel.assign(last.kernel * scale)
+    last.bias.assign((last.bias - logits.mean(axis=0)) * scale)

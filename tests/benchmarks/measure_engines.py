@@ -1,0 +1,79 @@
+"""What the choice of an engine gives for each backbone: TensorFlow, and what a worker takes, side by side.
+
+Usage: python -m tests.benchmarks.measure_engines [BACKBONE ...]
+
+Weights are random. Rounds go through both in turn; what counts is the median of the ratios within a round, which cannot
+be below 1 by more than noise: a worker takes LiteRT only where its own check finds it faster, and as right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backbones import BACKBONES, BackboneName
+from model.classifier import Classifier, golden_input
+from model.network import NetworkConfig
+from model.package import package_model
+from tests.random_model import draw_model
+
+_ROUNDS: Final = 5
+#: A round takes about so long on each engine.
+_SECONDS: Final = 2.0
+
+
+def measure(backbone: BackboneName) -> str:
+    """Measure one backbone; returns a line of the table."""
+    size = BACKBONES[backbone].input_size
+    built = draw_model(NetworkConfig.model_validate({"backbone": backbone, "input_size": size}))
+    with tempfile.TemporaryDirectory() as folder:
+        package_model(built, Path(folder) / "model", name=backbone, data="noise", git_commit="unknown")
+        plain, chosen = (Classifier.load(Path(folder) / "model", engine=engine) for engine in ("tensorflow", "auto"))
+    parts = [golden_input(seed, size, built.config.network.metadata) for seed in range(2)]
+    images, metadata = np.concatenate([one[0] for one in parts]), np.concatenate([one[1] for one in parts])
+    difference = np.abs(plain._engine.run(images, metadata)[0] - chosen._engine.run(images, metadata)[0]).max()
+    batches = max(1, round(_SECONDS / _seconds(plain, images, metadata, 1)))
+    rates: dict[Classifier, list[float]] = {plain: [], chosen: []}
+    for _ in range(_ROUNDS):
+        for one, found in rates.items():
+            found.append(len(images) * batches / _seconds(one, images, metadata, batches))
+    ratio = statistics.median(two / one for one, two in zip(rates[plain], rates[chosen], strict=True))
+    medians = [f"{statistics.median(found):.1f}" for found in rates.values()]
+    return (
+        f"| {backbone} | {size} | {medians[0]} | {chosen.engine_name} | {medians[1]} | {ratio:.2f} | {difference:.0e} |"
+    )
+
+
+def _seconds(classifier: Classifier, images: NDArray[np.uint8], metadata: NDArray[np.float32], batches: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(batches):
+        classifier._engine.run(images, metadata)
+    return time.perf_counter() - begun
+
+
+def main() -> int:
+    """Write a table, a line as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("backbones", nargs="*", default=sorted(BACKBONES))
+    sys.stdout.write(
+        "| backbone | pixels | TensorFlow, images/s | taken | images/s | ratio | largest difference |\n"
+        "|---|---|---|---|---|---|---|\n"
+    )
+    for backbone in parser.parse_args().backbones:
+        sys.stdout.write(measure(backbone) + "\n")
+        sys.stdout.flush()
+        gc.collect()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
