@@ -238,8 +238,7 @@ def package(backbone: str | None, folder: Path, sources: Sequence[bytes]) -> Pat
     from model.package import package_model
     from tests.random_model import draw_model
 
-    images = np.stack([decode_image(one, RANDOM_INPUT_SIZE) for one in sources])
-    built = draw_model(NetworkConfig.model_validate({"backbone": backbone, "input_size": RANDOM_INPUT_SIZE}), images)
+    built = draw_model(NetworkConfig.model_validate({"backbone": backbone, "input_size": RANDOM_INPUT_SIZE}))
     about = {"name": f"{backbone}, random weights", "data": "noise", "git_commit": "unknown"}
     package_model(built, folder / "draft", **about)
     share = np.mean([one.prioritised or one.referred for one in _score(shipped_artifact(), sources)])
