@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from model import device
-from model.device import find_batch_size, prepare_device
+from model.device import find_batch_size, keep_memory, prepare_device
 from model.errors import OutOfMemory
 from worker.gpu import list_gpus, take_gpu
 
@@ -44,7 +45,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Only glibc's malloc can be told; see the next test.")
 def test_memory_that_was_freed_is_taken_again_and_not_cleared_anew() -> None:
     # If fifty arrays of 40 MB are made, one after another
     faults = {
@@ -54,6 +55,12 @@ def test_memory_that_was_freed_is_taken_again_and_not_cleared_anew() -> None:
 
     # Then all are the same pages
     assert faults["kept"] < faults["given back"] / 10
+
+
+def test_a_c_library_that_cannot_be_told_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace())
+
+    assert not keep_memory()
 
 
 def test_each_process_takes_a_gpu_of_its_own_and_they_take_turns(driver: dict[str, str]) -> None:

@@ -499,15 +499,9 @@ def test_a_file_swapped_after_submit_is_not_followed(tmp_path: Path) -> None:
     assert read_reason(root, "deep/a.jpg") is RejectReason.UNSAFE_PATH
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="Only root can make a device file.")
-def test_a_device_is_not_read(tmp_path: Path) -> None:
-    # Given /dev/zero named like an image
-    try:
-        os.mknod(tmp_path / "zero.jpg", stat.S_IFCHR | 0o600, os.makedev(1, 5))
-    except PermissionError:
-        pytest.skip("This container's root may not make a device file.")
-
-    assert read_reason(tmp_path, "zero.jpg") is RejectReason.NOT_A_REGULAR_FILE
+def test_a_device_is_not_read() -> None:
+    # A folder with devices in it is on every machine; to make one takes root.
+    assert read_reason(Path("/dev"), "zero") is RejectReason.NOT_A_REGULAR_FILE
 
 
 #: Text made of what leads out of a folder, and of names that are there.
