@@ -176,7 +176,6 @@ class Screening:
                 self._begin(network)
                 self._finish(at_once)
                 if self.stopping():
-                    self._finish(0)
                     return False
                 if time.monotonic() - self._recorded_at > self.settings.record_seconds:
                     self._record()
@@ -292,6 +291,8 @@ class Screening:
         self.pass_step("after_commit")
 
     def _give_back(self, *, quiet: bool) -> None:
+        # What the network has in hand is worth keeping, however the work ends.
+        self._finish(0)
         self._record()
         self._insist(lambda: release_chunk(self.engine, self.claim.chunk_id, self.claim.attempt, quiet=quiet))
 
