@@ -99,7 +99,7 @@ class Classifier:
             folder: The artifact.
             precision: What the network is to compute in. Another one than float32 is taken only where it agrees with
                 float32 to `GOLDEN_TOLERANCE` and names the same diagnoses; `precision` of the classifier says so.
-            batch_size: Images at once; found by a probe on a GPU where it is not given.
+            batch_size: Images at once; where it is not given, found by a probe on a GPU, and known for a CPU.
             engine: "auto" takes LiteRT on a CPU where it is installed, agrees with TensorFlow to 1e-4 and is faster.
             converted: A folder of this user's in which a conversion for LiteRT is kept for the next load; None keeps
                 none. What is found there has to pass the same comparison.
@@ -121,10 +121,11 @@ class Classifier:
             chosen.batch_size = batch_size
         if engine == "auto":
             from model.converted import ConvertedGraphs
-            from model.litert import prefer_litert
+            from model.litert import BATCH_SIZE, prefer_litert
 
             kept = None if converted is None else ConvertedGraphs(converted)
-            return cls(manifest, prefer_litert(chosen, _samples(manifest, _AGREEMENT_BATCHES), kept))
+            samples = _samples(manifest, _AGREEMENT_BATCHES)
+            return cls(manifest, prefer_litert(chosen, samples, kept, batch_size or BATCH_SIZE))
         return cls(manifest, chosen)
 
     @property

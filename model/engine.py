@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from model.batches import Batched, share_cores
 from model.calibration import FeatureSpace
 from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_device
 from model.errors import OutOfMemory
@@ -19,14 +20,8 @@ from model.precision import Precision
 Answer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 
 
-class Engine(Protocol):
+class Engine(Batched, Protocol):
     """What a classifier needs of whatever runs its network; `FrozenGraph` is the one that is always there."""
-
-    batch_size: int
-
-    @property
-    def batches_at_once(self) -> int:
-        """How many threads do best to call `run` at a time."""
 
     @property
     def name(self) -> str:
@@ -62,14 +57,12 @@ class FrozenGraph:
         precision: What the network was built to compute in, see `computing_in`.
 
     Attributes:
-        batches_at_once: 2: between the operations of one batch there are idle cores, and while its answer is taken
-            apart an idle GPU.
+        batches_at_once: On a CPU see `model.batches.share_cores`; on a GPU 2, as it is idle while an answer is
+            taken apart.
         name: Stored with each result: "tensorflow-frozen", with "-gpu" and the precision where it is not float32.
         device: "gpu" or "cpu".
         batch_size: How many images to give it at once; halved whenever so many do not fit.
     """
-
-    batches_at_once: Final = 2
 
     def __init__(
         self,
@@ -86,6 +79,7 @@ class FrozenGraph:
         parts = ("tensorflow-frozen", *["gpu"] * (self.device == "gpu"), *[precision] * (precision != "float32"))
         self.name = "-".join(parts)
         self.batch_size = CPU_BATCH_SIZE
+        self.batches_at_once = 2 if self.device == "gpu" else share_cores()[0]
         self._function = _freeze(network, input_size, np.log(prior), temperature, space)
 
     def run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:

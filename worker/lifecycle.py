@@ -7,7 +7,7 @@ import mmap
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from celery.signals import (
 )
 
 from db.settings import read_settings
+from worker.contract import TRAINING_QUEUE
 from worker.logs import set_up_logs
 from worker.settings import WorkerSettings
 
@@ -40,6 +41,9 @@ _child: "Child | None" = None
 
 #: The Celery node's name, set in the parent and inherited by the children.
 _node = "worker"
+
+#: Whether this worker listens to the training queue; without a word of its queues it listens to all.
+_trains = True
 
 
 def announce_stop() -> None:
@@ -82,17 +86,19 @@ def log_as_json(**_: Any) -> None:
 
 
 @celeryd_init.connect
-def begin(sender: str, **_: Any) -> None:
-    """Note the node's name, and end a worker that nobody could ring for.
+def begin(sender: str, options: Mapping[str, Any], **_: Any) -> None:
+    """Note the node's name and whether it trains, and end a worker that nobody could ring for.
 
     Args:
         sender: The node's name.
+        options: Of the command line.
 
     Raises:
         SystemExit: If there is no broker to listen to.
     """
-    global _node  # noqa: PLW0603 - one a process
+    global _node, _trains  # noqa: PLW0603 - one a process
     _node = sender
+    _trains = TRAINING_QUEUE in (options.get("queues") or [TRAINING_QUEUE])
     if read_settings(WorkerSettings).broker_url is None:
         sys.stderr.write("WORKER_BROKER_URL is not set: a worker needs the address of Redis.\n")
         raise SystemExit(2)
@@ -163,7 +169,10 @@ def current_child() -> "Child":
     """
     global _child  # noqa: PLW0603 - one a process, as the signals that make it are
     if _child is None:
+        from model.batches import keep_batches_apart
         from worker.child import Child
 
+        if not _trains:
+            keep_batches_apart()
         _child = Child.open(_node, stopping)
     return _child

@@ -1,6 +1,8 @@
 """Rendering: draws the scored images of a chunk that have no picture yet; writes nothing into the ledger."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import structlog
 
 from db.liveness import is_genuine
 from db.pictures import ScoredItem, inputs_with_result, scored_items
+from model.batches import side_by_side
 from model.errors import ArchiveUnavailable, RejectedImage
 from model.images import ObjectRoot, glance_size, read_image_bytes
 from model.metadata import PatientMetadata
@@ -61,11 +64,14 @@ def _draw_chunk(check: ClaimCheck, child: Child) -> int:
     if root is None:
         raise ArchiveUnavailable("This host does not know where the archive is; see WORKER_ARCHIVE_ROOTS.")
     scorer, drawn = child.classifier(check.model), 0
-    size = scorer.batch_size
+    size = scorer.batch_size * scorer.batches_at_once
     for start in range(0, len(waiting), size):
         if child.stopping():
             break
-        some = [_decode(root, item, scorer, child.settings.max_image_bytes) for item in waiting[start : start + size]]
+        with ThreadPoolExecutor(child.settings.decode_threads, thread_name_prefix="decode") as pool:
+            some = pool.map(
+                lambda item: _decode(root, item, scorer, child.settings.max_image_bytes), waiting[start : start + size]
+            )
         drawn += _draw([one for one in some if one is not None], check.model, scorer, pictures)
         # Erased in the meantime, perhaps: then nothing of it may stay.
         pictures.settle(inputs_with_result(child.engine, pictures.unsettled))
@@ -90,7 +96,8 @@ def _draw(images: list[tuple[ScoredItem, Any, Any]], model: str, scorer: Scorer,
     if not images:
         return 0
     patients = [PatientMetadata(age=item.age, sex=item.sex, localization=item.localization) for item, _, _ in images]
-    predictions = scorer.classify(np.stack([pixels for _, pixels, _ in images]), patients)
-    for (item, pixels, size), prediction in zip(images, predictions, strict=True):
+    shown = np.stack([pixels for _, pixels, _ in images])
+    parts = side_by_side(scorer, len(images), lambda some: scorer.classify(shown[some], patients[some]))
+    for (item, pixels, size), prediction in zip(images, chain.from_iterable(parts), strict=True):
         pictures.draw(item.input_digest, model, pixels, size, prediction.attention)
     return len(images)

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from db.chunks import Claim, Rejected, Scored, mark_suspect, record_results, release_chunk
 from db.errors import LeaseLost, SettingsError
 from db.results import ResultRow, stored_inputs
+from model.batches import Batched
 from model.classifier import Prediction
 from model.errors import ArchiveUnavailable
 from model.metadata import MetadataEncoding, PatientMetadata
@@ -29,7 +30,7 @@ from worker.settings import WorkerSettings
 T = TypeVar("T")
 
 
-class Scorer(Protocol):
+class Scorer(Batched, Protocol):
     """What screening needs of a classifier; `model.classifier.Classifier` is the real one."""
 
     digest: str
@@ -39,14 +40,6 @@ class Scorer(Protocol):
     device: str
     #: What it computes in.
     precision: str
-
-    @property
-    def batch_size(self) -> int:
-        """How many images to give it at once."""
-
-    @property
-    def batches_at_once(self) -> int:
-        """How many batches it does best with at a time."""
 
     def memory_in_use(self) -> int | None:
         """Say how many bytes of a GPU it uses; None on a CPU."""

@@ -1,5 +1,6 @@
 """Settings of workers and feeders, read from the environment."""
 
+import os
 from datetime import datetime, time
 from pathlib import Path
 from typing import Literal, Self
@@ -41,8 +42,10 @@ class WorkerSettings(StrictSettings):
     #: How long Celery's main process waits after SIGTERM before it ends its child. The child gives its chunk back after
     #: the batch in hand, a second or so on a CPU; the rest is for a slow database.
     shutdown_seconds: float = Field(default=10, gt=0, le=30)
-    decode_threads: int = Field(default=2, ge=1, le=64)
-    #: Images the network sees at once. Where it is not given, 8 on a CPU, and on a GPU what a probe at the start finds.
+    #: One a core, where it is not given.
+    decode_threads: int = Field(default_factory=lambda: min(64, len(os.sched_getaffinity(0))), ge=1, le=64)
+    #: Images the network sees at once. Where it is not given, 8 on a CPU (4 with LiteRT), and on a GPU what a probe at
+    #: the start finds.
     batch_size: int | None = Field(default=None, ge=1, le=1024)
     #: Which of its machine's GPUs a worker takes, counted from 0; its further children take the next ones.
     gpu_index: int = Field(default=0, ge=0, le=1024)

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,11 +35,11 @@ from model.images import decode_image, encode_image
 from model.metadata import UNKNOWN
 from model.synthetic import draw_lesion
 from tests.benchmarks import measure_ledger
+from tests.benchmarks.bound import Bound
 from tests.benchmarks.contenders import Contender, Dataset, Loop, OneImageTasks, Ours, Probabilities, own_environment
 from tests.benchmarks.drawing import draw_bars
-from tests.benchmarks.profiling import profile
+from tests.benchmarks.profiling import account
 from tests.servers import RedisServer
-from worker.shelf import FolderShelf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,20 +108,9 @@ def fill(folder: Path, sources: Sequence[bytes], count: int, mark: str) -> list[
     return files
 
 
-def measure_bound(classifier: Classifier, files: list[Path]) -> float:
-    """Decode on all cores, then run the network on all cores: images a second if both only shared the cores."""
-    begun = time.perf_counter()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        pixels = list(pool.map(lambda path: classifier.decode(path.read_bytes()), files))
-    for start in range(0, len(pixels), classifier.batch_size):
-        batch = np.stack(pixels[start : start + classifier.batch_size])
-        classifier.classify(batch, [UNKNOWN] * len(batch))
-    return len(files) / (time.perf_counter() - begun)
-
-
 def race(
     contenders: Sequence[Contender],
-    bounds: dict[str, Classifier],
+    bounds: Sequence[Bound],
     sources: Sequence[bytes],
     folder: Path,
     *,
@@ -139,8 +127,8 @@ def race(
             share = files if one.share == 1 else files[: max(8, int(len(files) * one.share))]
             seconds, answers[one.name] = one.run(share)
             result.rates.setdefault(one.name, []).append(len(share) / seconds)
-        for name, classifier in bounds.items():
-            result.rates.setdefault(name, []).append(measure_bound(classifier, files[: count // 4]))
+        for bound in bounds:
+            result.rates.setdefault(bound.name, []).append(bound.measure(files[: count // 4]))
         expected = answers[Loop.name]
         for found in answers.values():
             shared = expected.keys() & found.keys()
@@ -268,13 +256,15 @@ def bench(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
             stack.enter_context(one)
         tasks.run(sorted((folder / "warm_up").iterdir()))
         bounds = {
-            f"bound of {tensorflow.name}": Classifier.load(model),
-            f"bound of {auto.name}": Classifier.load(model, engine="auto"),
+            one.name: stack.enter_context(Bound(f"bound of {one.name}", model, one.engine))
+            for one in (tensorflow, auto)
         }
-        lesions = race(contenders, bounds, sources, folder / "lesions", rounds=given.rounds, count=given.count)
+        both = list(bounds.values())
+        lesions = race(contenders, both, sources, folder / "lesions", rounds=given.rounds, count=given.count)
         cameras = race(
-            contenders, bounds, camera, folder / "camera", rounds=max(3, given.rounds // 2), count=given.camera_count
+            contenders, both, camera, folder / "camera", rounds=max(3, given.rounds // 2), count=given.camera_count
         )
+        steps = bounds[auto.name].time_steps(fill(folder / "profile", sources, 128, "profile"), folder / "pictures")
     races = {"JPEG files of HAM10000's size": lesions, "12-megapixel JPEG files": cameras}
     ledger = measure_queue(folder, 50_000)
     figures = {
@@ -301,13 +291,7 @@ def bench(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "difference": {kind: one.difference for kind, one in races.items()},
         "figures": figures,
         "ledger": ledger,
-        "profile": profile(
-            bounds[f"bound of {auto.name}"],
-            fill(folder / "profile", sources, 128, "profile"),
-            FolderShelf(folder / "pictures"),
-            ledger,
-            lesions.median(auto.name),
-        ),
+        "profile": account(steps, ledger, lesions.median(auto.name)),
     }
     goals = judge(figures)
     write_tables(given.out, report, races, goals)

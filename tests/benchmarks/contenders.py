@@ -71,6 +71,7 @@ class Ours:
     def __init__(self, model: Path, home: Path, engine: Literal["auto", "tensorflow"], warm_up: Path) -> None:
         self.name = "lesion-screen" if engine == "auto" else "lesion-screen, TensorFlow alone"
         self._model, self._home, self._warm_up = model, home, warm_up
+        self.engine: Literal["auto", "tensorflow"] = engine
         self._stack = LocalStack(home, workers=1, environment={**own_environment(), "WORKER_ENGINE": engine})
         #: What the worker chose, as it stands beside each result.
         self.engine_name = ""

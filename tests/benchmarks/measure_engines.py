@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.backbones import BACKBONES, BackboneName
+from model.batches import keep_batches_apart
 from model.classifier import Classifier, golden_input
 from model.network import NetworkConfig
 from model.package import package_model
+from tests.benchmarks.profiling import classify_all
 from tests.random_model import draw_model
 
 _ROUNDS: Final = 5
@@ -38,14 +40,15 @@ def measure(backbone: BackboneName) -> str:
     with tempfile.TemporaryDirectory() as folder:
         package_model(built, Path(folder) / "model", name=backbone, data="noise", git_commit="unknown")
         plain, chosen = (Classifier.load(Path(folder) / "model", engine=engine) for engine in ("tensorflow", "auto"))
-    parts = [golden_input(seed, size, built.config.network.metadata) for seed in range(2)]
-    images, metadata = np.concatenate([one[0] for one in parts]), np.concatenate([one[1] for one in parts])
-    difference = np.abs(plain._engine.run(images, metadata)[0] - chosen._engine.run(images, metadata)[0]).max()
-    batches = max(1, round(_SECONDS / _seconds(plain, images, metadata, 1)))
+    # As many as make whole batches on any number of cores.
+    images = np.concatenate([golden_input(seed, size, built.config.network.metadata)[0] for seed in range(8)])
+    answers = [np.asarray([one.probabilities for one in classify_all(kind, images)]) for kind in (plain, chosen)]
+    difference = np.abs(answers[0] - answers[1]).max()
+    rounds = max(1, round(_SECONDS / _seconds(plain, images, 1)))
     rates: dict[Classifier, list[float]] = {plain: [], chosen: []}
     for _ in range(_ROUNDS):
         for one, found in rates.items():
-            found.append(len(images) * batches / _seconds(one, images, metadata, batches))
+            found.append(len(images) * rounds / _seconds(one, images, rounds))
     ratio = statistics.median(two / one for one, two in zip(rates[plain], rates[chosen], strict=True))
     medians = [f"{statistics.median(found):.1f}" for found in rates.values()]
     return (
@@ -53,15 +56,16 @@ def measure(backbone: BackboneName) -> str:
     )
 
 
-def _seconds(classifier: Classifier, images: NDArray[np.uint8], metadata: NDArray[np.float32], batches: int) -> float:
+def _seconds(classifier: Classifier, images: NDArray[np.uint8], times: int) -> float:
     begun = time.perf_counter()
-    for _ in range(batches):
-        classifier._engine.run(images, metadata)
+    for _ in range(times):
+        classify_all(classifier, images)
     return time.perf_counter() - begun
 
 
 def main() -> int:
     """Write a table, a line as soon as it is known."""
+    keep_batches_apart()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("backbones", nargs="*", default=sorted(BACKBONES))
     sys.stdout.write(

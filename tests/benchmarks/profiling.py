@@ -6,11 +6,13 @@ import hashlib
 import os
 import time
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from db.pictures import map_path, thumb_path
+from model.batches import side_by_side
 from model.images import glance_size, read_image_bytes
 from model.metadata import UNKNOWN
 from model.pictures import draw_overlay, draw_thumbnail
@@ -19,43 +21,45 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from model.classifier import Classifier
+    from numpy.typing import NDArray
+
+    from model.classifier import Classifier, Prediction
     from tests.light_classifier import LightClassifier
     from worker.shelf import Shelf
 
 
-def profile(
-    classifier: Classifier | LightClassifier,
-    files: Sequence[Path],
-    shelf: Shelf,
-    ledger: Mapping[str, Any],
-    rate: float,
-) -> dict[str, float]:
+def account(steps: Mapping[str, float], ledger: Mapping[str, Any], rate: float) -> dict[str, float]:
     """Say where an image's time goes.
 
     Args:
-        classifier: The model, of `batch_size` images at once.
-        files: Images of one folder.
-        shelf: Where their pictures are written.
+        steps: From `time_steps`.
         ledger: From `measure_ledger.measure`.
         rate: Images a second, end to end.
 
     Returns:
         Step to core-milliseconds an image; the last one is what the cores' time at that rate has beyond the steps.
     """
-    cores = len(os.sched_getaffinity(0))
-    steps = _time_steps(classifier, files, shelf, cores)
-    steps |= {
+    steps = {
+        **steps,
         "ledger: claim and record": 1000 / ledger["recorded_a_second"],
         "ledger: load": 1000 / ledger["loaded_a_second"],
         "ring": 1000 / ledger["rung_a_second"],
     }
-    return {**steps, "wait, and the processes around the worker": 1000 * cores / rate - sum(steps.values())}
+    all_cores = 1000 * len(os.sched_getaffinity(0)) / rate
+    return {**steps, "wait, and the processes around the worker": all_cores - sum(steps.values())}
 
 
-def _time_steps(
-    classifier: Classifier | LightClassifier, files: Sequence[Path], shelf: Shelf, cores: int
-) -> dict[str, float]:
+def time_steps(classifier: Classifier | LightClassifier, files: Sequence[Path], shelf: Shelf) -> dict[str, float]:
+    """Time what a worker does with an image, each step by itself.
+
+    Args:
+        classifier: The model.
+        files: Images of one folder.
+        shelf: Where their pictures are written.
+
+    Returns:
+        Step to core-milliseconds an image.
+    """
     spent: dict[str, float] = {}
 
     @contextmanager
@@ -71,11 +75,9 @@ def _time_steps(
     with timed("decode and resize"):
         pixels = [classifier.decode(data) for data in found]
         shown = [glance_size(data) for data in found]
-    predictions = []
-    for start in range(0, len(files), classifier.batch_size):
-        batch = np.stack(pixels[start : start + classifier.batch_size])
-        with timed("network and verdict", cores):
-            predictions += classifier.classify(batch, [UNKNOWN] * len(batch))
+    images = np.stack(pixels)
+    with timed("network and verdict", len(os.sched_getaffinity(0))):
+        predictions = classify_all(classifier, images)
     with timed("pictures of what is flagged or referred"):
         for digest, image, size, one in zip(digests, pixels, shown, predictions, strict=True):
             if one.prioritised or one.referred:
@@ -83,3 +85,11 @@ def _time_steps(
                     shelf.write(map_path(digest, classifier.digest), draw_overlay(one.attention, size))
                 shelf.write(thumb_path(digest), draw_thumbnail(image, size))
     return spent
+
+
+def classify_all(classifier: Classifier | LightClassifier, images: NDArray[np.uint8]) -> list[Prediction]:
+    """Score images as a worker does, and of nobody: as many batches at once as the classifier does best with."""
+    parts = side_by_side(
+        classifier, len(images), lambda some: classifier.classify(images[some], [UNKNOWN] * len(images[some]))
+    )
+    return list(chain.from_iterable(parts))

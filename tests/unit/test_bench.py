@@ -12,7 +12,7 @@ import pytest
 from model.images import decode_image, encode_image
 from tests.benchmarks.bench import GOALS, Race, fill, judge
 from tests.benchmarks.drawing import draw_bars
-from tests.benchmarks.profiling import profile
+from tests.benchmarks.profiling import account, time_steps
 from tests.light_classifier import LightClassifier
 from worker.shelf import FolderShelf
 
@@ -66,7 +66,8 @@ def test_a_profile_accounts_for_all_the_time_of_an_image(tmp_path: Path) -> None
     ledger = {"recorded_a_second": 1000, "loaded_a_second": 2000, "rung_a_second": 4000}
 
     # If a worker does one a second
-    found = profile(LightClassifier("a" * 64), files, FolderShelf(tmp_path / "store"), ledger, 1.0)
+    steps = time_steps(LightClassifier("a" * 64), files, FolderShelf(tmp_path / "store"))
+    found = account(steps, ledger, 1.0)
 
     # Then every step has its time, all of them add up to a second of each core, and the pictures are those of the five
     assert min(found.values()) > 0
