@@ -94,13 +94,15 @@ def _read_frame(header: bytes, *, progressive: bool) -> _Frame | None:
 
 
 def _scans(data: bytes, at: int, frame: _Frame | None) -> int:
+    if frame is None or at + 4 >= len(data):
+        return 0
+    if not frame.progressive and data[at + 4] == frame.components:
+        # All in one scan: a decoder is done after it, and refuses another.
+        return 0
     # Within coded pixels FF is always followed by 00, so this counts scans, those of a second picture among them.
     if data.count(bytes((0xFF, _START_OF_SCAN)), at) > _MAX_SCANS:
         raise RejectedImage(RejectReason.TOO_COSTLY)
-    if frame is None or at + 4 >= len(data):
-        return 0
-    together = not frame.progressive and data[at + 4] == frame.components
-    return 0 if together else frame.coefficient_bytes
+    return frame.coefficient_bytes
 
 
 def _walk_png(data: bytes) -> None:

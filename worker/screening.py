@@ -167,7 +167,8 @@ class Screening:
                 if len(self._waiting) < self.classifier.batch_size:
                     continue
                 self._begin(network)
-                self._finish(at_once)
+                # As many again wait their turn: batches do not end in order, and nobody is idle until the oldest ends.
+                self._finish(2 * at_once)
                 if self.stopping():
                     return False
                 if time.monotonic() - self._recorded_at > self.settings.record_seconds:

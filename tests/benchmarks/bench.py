@@ -1,6 +1,6 @@
 """`make bench`: ours and three usual ways side by side, on the same files with the same weights; tables and a plot.
 
-Usage: bench.py [--images DIR] [--backbone NAME] [--rounds 5] [--count 1024] [--camera-count 96] [--out bench]
+Usage: bench.py [--images DIR] [--backbone NAME] [--rounds 5] [--count 2048] [--camera-count 96] [--out bench]
 
 All contenders are started first. Each round goes through all of them, in another order each time, so that a machine
 that slows down slows all; what counts is the median of the ratios within a round. Start-up is left out of the rates and
@@ -128,7 +128,7 @@ def race(
             seconds, answers[one.name] = one.run(share)
             result.rates.setdefault(one.name, []).append(len(share) / seconds)
         for bound in bounds:
-            result.rates.setdefault(bound.name, []).append(bound.measure(files[: count // 4]))
+            result.rates.setdefault(bound.name, []).append(bound.measure(files[: count // 8]))
         expected = answers[Loop.name]
         for found in answers.values():
             shared = expected.keys() & found.keys()
@@ -305,7 +305,7 @@ def main() -> int:
     parser.add_argument("--images", type=Path)
     parser.add_argument("--backbone")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=1024)
+    parser.add_argument("--count", type=int, default=2048)
     parser.add_argument("--camera-count", type=int, default=96)
     parser.add_argument("--out", type=Path, default=Path("bench"))
     given = parser.parse_args()

@@ -118,7 +118,7 @@ class Loop:
     """`model.predict` on one image after another."""
 
     name = "predict loop"
-    share = 1 / 16
+    share = 1 / 32
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -147,7 +147,7 @@ class Dataset(Loop):
     """`tf.data` with parallel decoding, and `model.predict` on batches; our decoder, for the same pixels."""
 
     name = "tf.data + predict"
-    share = 1 / 4
+    share = 1 / 8
 
     def run(self, files: list[Path]) -> tuple[float, Probabilities]:
         """Score files in batches."""
@@ -174,7 +174,7 @@ class OneImageTasks:
     """A Celery task an image, on as many processes as there are cores, which is Celery's default."""
 
     name = "Celery, an image a task"
-    share = 1 / 16
+    share = 1 / 32
 
     def __init__(self, model: Path, folder: Path) -> None:
         self._model, self._folder = model, folder

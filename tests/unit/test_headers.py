@@ -86,6 +86,19 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     assert is_too_costly(data[:-2] + last * 100 + data[-2:])
 
 
+def test_a_baseline_jpeg_is_one_scan_and_no_decoder_reads_another() -> None:
+    # Given an ordinary JPEG whose only scan is there again and again, which costs nothing as nobody follows it
+    data = saved("RGB", (64, 64))
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + scan * 100 + data[-2:]
+    assert coefficient_bytes(many) == 0
+
+    with pytest.raises(RejectedImage) as caught:
+        decode_image(many, 16)
+
+    assert caught.value.reason is RejectReason.TRUNCATED
+
+
 def test_a_png_cut_into_very_many_chunks_is_refused() -> None:
     data = saved("RGB", (16, 16), "PNG")
     at = data.index(b"IDAT") - 4

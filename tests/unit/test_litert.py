@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,18 +61,42 @@ def test_a_worker_that_may_choose_scores_with_it_and_its_results_say_so(
         assert one.diagnosis == other.diagnosis
 
 
-def test_the_two_are_timed_on_a_whole_batch(
+def test_threads_that_score_at_once_get_their_own_answers(frozen: Any, samples: list[Sample]) -> None:
+    # Given an engine, and more threads than it has interpreters
+    engine = LiteRT(frozen, batch_size=2)
+    alone = [engine.run(*one) for one in samples]
+
+    # If they give it different images, again and again
+    with ThreadPoolExecutor(2 * engine.batches_at_once + 1) as threads:
+        found = list(threads.map(lambda number: engine.run(*samples[number % len(samples)]), range(30)))
+
+    # Then each gets the answers to its own
+    assert not np.allclose(alone[0][0], alone[1][0], atol=AGREEMENT)
+    for number, answer in enumerate(found):
+        for part, expected in zip(answer, alone[number % len(samples)], strict=True):
+            assert part is not None
+            assert expected is not None
+            assert np.array_equal(part, expected)
+
+
+def test_the_two_are_timed_on_whole_batches_side_by_side(
     frozen: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given samples of fewer images than a batch, which LiteRT alone would fill up
-    timed: list[Sample] = []
-    monkeypatch.setattr(litert, "is_faster", lambda _one, _other, sample: timed.append(sample))
+    given: list[tuple[str, int]] = []
+    monkeypatch.setattr(frozen, "run", lambda images, _metadata: given.append(("frozen", len(images))))
+    monkeypatch.setattr(LiteRT, "run", lambda _self, images, _metadata: given.append(("litert", len(images))))
+    monkeypatch.setattr(litert, "agree", lambda *_: True)
+    monkeypatch.setattr(litert, "is_faster", lambda one, other, sample: (one(*sample), other(*sample)))
     assert len(samples[0][0]) < frozen.batch_size
 
     prefer_litert(frozen, samples)
 
-    (sample,) = timed
-    assert [len(part) for part in sample] == [frozen.batch_size] * 2
+    # Then each gets as many whole batches as it takes at once, for the same images
+    assert {size for name, size in given if name == "frozen"} == {frozen.batch_size}
+    assert {size for name, size in given if name == "litert"} == {litert.BATCH_SIZE}
+    images = {kind: sum(size for name, size in given if name == kind) for kind in ("frozen", "litert")}
+    assert images["frozen"] == images["litert"] == frozen.batch_size * frozen.batches_at_once
 
 
 @pytest.mark.parametrize("reason", ["slower", "other answers", "not installed", "unknown operation", "gpu", "float16"])
