@@ -52,6 +52,8 @@ LESION_SIZE: Final = (600, 450)
 CAMERA_SIZE: Final = (4000, 3000)
 RANDOM_INPUT_SIZE: Final = 224
 AGREEMENT: Final = 1e-4
+#: Of fewer the bound would be the noise of half a second.
+_BOUND_FILES: Final = 64
 #: Ratios of rates unless the sentence says something else; the source of each is the project's own plan.
 GOALS: Final = {
     "tensorflow_to_loop": (8.0, "lesion-screen on TensorFlow against the predict loop"),
@@ -128,7 +130,7 @@ def race(
             seconds, answers[one.name] = one.run(share)
             result.rates.setdefault(one.name, []).append(len(share) / seconds)
         for bound in bounds:
-            result.rates.setdefault(bound.name, []).append(bound.measure(files[: count // 8]))
+            result.rates.setdefault(bound.name, []).append(bound.measure(files[: max(_BOUND_FILES, count // 8)]))
         expected = answers[Loop.name]
         for found in answers.values():
             shared = expected.keys() & found.keys()
