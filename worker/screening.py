@@ -167,10 +167,8 @@ class Screening:
                 if len(self._waiting) < self.classifier.batch_size:
                     continue
                 self._begin(network)
-                # As many again wait their turn: batches do not end in order, and nobody is idle until the oldest ends.
-                self._finish(2 * at_once)
+                self._finish(at_once)
                 if self.stopping():
-                    self._drop_waiting()
                     return False
                 if time.monotonic() - self._recorded_at > self.settings.record_seconds:
                     self._record()
@@ -232,10 +230,6 @@ class Screening:
                 self._outcomes.append(self._scored(one, prediction))
             self.report.scored += len(waiting)
             self.pass_step("after_predict")
-
-    def _drop_waiting(self) -> None:
-        # Whoever is to stop has seconds, and a large network takes as many for a batch.
-        self._scoring = deque(one for one in self._scoring if not one[1].cancel())
 
     def _draw(self, one: Decoded, prediction: Prediction) -> str | None:
         if self.pictures is None or not (prediction.prioritised or prediction.referred):
