@@ -20,7 +20,8 @@ _MAX_SCANS: Final = 64
 _JPEG: Final = b"\xff\xd8"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN: Final = 0xDA
-_PROGRESSIVE: Final = 0xC2
+#: Table B.1: with either coding, and the differential ones.
+_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 #: Frame headers (ITU-T T.81, table B.1): C4, C8 and CC in between mean something else.
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 #: Markers that stand alone, without a length.
@@ -73,7 +74,7 @@ def _walk_jpeg(data: bytes) -> int:
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if marker in _FRAMES:
-            frame = _read_frame(data[at + 4 : at + 2 + length], progressive=marker == _PROGRESSIVE)
+            frame = _read_frame(data[at + 4 : at + 2 + length], progressive=marker in _PROGRESSIVE)
         elif marker == _START_OF_SCAN:
             return _scans(data, at, frame)
         at += 2 + length

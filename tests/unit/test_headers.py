@@ -84,6 +84,8 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     assert decode_image(data[:-2] + last * 20 + data[-2:], 16).shape == (16, 16, 3)
 
     assert is_too_costly(data[:-2] + last * 100 + data[-2:])
+    # And the same with arithmetic coding (table B.1: SOF10)
+    assert is_too_costly(data[:-2].replace(b"\xff\xc2", b"\xff\xca", 1) + last * 100 + data[-2:])
 
 
 def test_a_baseline_jpeg_is_one_scan_and_no_decoder_reads_another() -> None:
