@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.errors import SettingsError
@@ -76,6 +76,31 @@ class DbSettings(StrictSettings):
     url: SecretStr | None = None
     #: Connections kept open by one process.
     pool_size: int = Field(default=5, ge=1, le=100)
+
+    @field_validator("url")
+    @classmethod
+    def know_database(cls, address: SecretStr | None) -> SecretStr | None:
+        """Refuse an address that SQLAlchemy cannot read.
+
+        Args:
+            address: What it is set to.
+
+        Returns:
+            The same.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            if address:
+                make_url(address.get_secret_value())
+        except (ValueError, ArgumentError):
+            # What the parser says may quote the address, password included.
+            raise ValueError("this is no address of a database; give sqlite:///FILE or postgresql://…") from None
+        return address
 
     def ledger_url(self, home: HomeSettings) -> str:
         """Say which ledger to open.

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -62,13 +62,10 @@ def _explain(error: Exception) -> tuple[int, str] | None:
 def _explain_database(error: Exception) -> tuple[int, str] | None:
     import sqlite3
 
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
     from db.session import is_transient
 
-    if isinstance(error, (ValueError, ArgumentError)):
-        setting = _find_unreadable_address()
-        return None if setting is None else (EXIT_USAGE, f"{setting} is no address that can be read; correct it.")
     if not isinstance(error, (SQLAlchemyError, sqlite3.Error)):
         return None
     if is_transient(error):
@@ -83,30 +80,6 @@ def _explain_database(error: Exception) -> tuple[int, str] | None:
     refused = str(getattr(cause, "sqlstate", None) or "").startswith(("42501", "28"))
     if refused or code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
         return EXIT_UNAVAILABLE, "The ledger refuses this user; check the rights of its file or of the role in DB_URL."
-    return None
-
-
-def _find_unreadable_address() -> str | None:
-    # What the parsers say may quote the address, password included, so only the setting is named.
-    from urllib.parse import urlsplit
-
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    from db.settings import DbSettings, read_settings
-    from worker.settings import WorkerSettings
-
-    def read_port(address: str) -> int | None:
-        return urlsplit(address).port
-
-    parsers: dict[str, Callable[[str], object]] = {"DB_URL": make_url, "WORKER_BROKER_URL": read_port}
-    addresses = (read_settings(DbSettings).url, read_settings(WorkerSettings).broker_url)
-    for (setting, parse), address in zip(parsers.items(), addresses, strict=True):
-        try:
-            if address:
-                parse(address.get_secret_value())
-        except (ValueError, ArgumentError):
-            return setting
     return None
 
 

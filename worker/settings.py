@@ -105,6 +105,29 @@ class WorkerSettings(StrictSettings):
     #: The file that remembers that the failpoint has struck.
     failpoint_file: Path | None = None
 
+    @field_validator("broker_url")
+    @classmethod
+    def know_broker(cls, address: SecretStr | None) -> SecretStr | None:
+        """Refuse what is no address of a Redis.
+
+        Args:
+            address: What it is set to; empty is none.
+
+        Returns:
+            The same.
+
+        Raises:
+            ValueError: Unless it has a scheme of Redis's, a host, and a port that there can be, if any.
+        """
+        try:
+            found = urlsplit(address.get_secret_value()) if address else None
+            sound = found is None or (found.scheme in {"redis", "rediss"} and found.hostname and found.port != 0)
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ValueError("this is no address of a Redis; give redis://:PASSWORD@HOST:PORT/NUMBER, or rediss://…")
+        return address
+
     @field_validator("timezone")
     @classmethod
     def know_timezone(cls, name: str) -> str:

@@ -36,16 +36,19 @@ def test_without_a_home_it_is_the_platforms_own() -> None:
     assert read_settings(HomeSettings).home.name == "lesion-screen"
 
 
-def test_an_address_and_a_store_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_an_address_and_a_store_are_taken_as_they_are(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     # Given both
-    monkeypatch.setenv("DB_URL", "postgresql://u:secret@h/d")
+    monkeypatch.setenv("DB_URL", f"{scheme}://u:secret@h/d")
     monkeypatch.setenv("LESION_SCREEN_STORE", str(tmp_path))
 
     # If the settings are read
     settings, home = read_settings(DbSettings), read_settings(HomeSettings)
 
     # Then they are used, and the password does not show
-    assert settings.ledger_url(home) == "postgresql://u:secret@h/d"
+    assert settings.ledger_url(home) == f"{scheme}://u:secret@h/d"
     assert home.store_path == tmp_path
     assert "secret" not in repr(settings)
 

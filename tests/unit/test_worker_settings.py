@@ -50,6 +50,16 @@ def test_the_brokers_address_is_a_secret() -> None:
     assert "canary" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    "address", ["", "redis://h", "redis://h:6379/0", "rediss://:p%40ss@[::1]:6380/1?ssl_ca_certs=f"]
+)
+def test_an_address_of_a_redis_or_none_is_taken(address: str) -> None:
+    settings = WorkerSettings.model_validate({"broker_url": address})
+
+    assert settings.broker_url is not None
+    assert settings.broker_url.get_secret_value() == address
+
+
 def test_archive_roots_are_read_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKER_ARCHIVE_ROOTS", '{"/submitted": "/mounted", "named": "/named"}')
     settings = read_settings(WorkerSettings)
