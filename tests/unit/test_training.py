@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from model.augmentation import AUGMENTATIONS, Affine, random_crops
 from model.errors import TrainingDiverged
-from model.folding import Folded, training_copy, write_back
+from model.folding import Folded, FusedNorm, training_copy, write_back
 from model.labels import CLASSES
 from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
 from model.metadata import PatientMetadata, encode_metadata
@@ -128,6 +128,43 @@ def test_folded_batch_norm_computes_the_same_at_any_size_and_is_written_back(bac
     np.testing.assert_allclose(*after, rtol=1e-3, atol=1e-4)
     assert np.abs(after[0] - before[0]).max() > 1e-2
     assert copy([np.zeros((1, 96, 96, 3), np.float32), inputs[1][:1]])["attention"].shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "epsilon": 0.1, "momentum": 0.7}])
+def test_fused_batch_norm_is_keras_own(options: dict[str, Any]) -> None:
+    generator = np.random.default_rng(0)
+    maps = tf.constant(generator.normal(2, 3, (4, 5, 6, 8)), tf.float32)
+    weights = [generator.uniform(0.5, 2, 8) for _ in range(4 - ("scale" in options) - ("center" in options))]
+    ours, theirs = FusedNorm(**options), keras.layers.BatchNormalization(**options)
+    ours.build(maps.shape)
+    theirs.build(maps.shape)
+
+    for training in (True, False):
+        found = []
+        for layer in (ours, theirs):
+            layer.set_weights(weights)
+            with tf.GradientTape() as tape:
+                tape.watch(maps)
+                normal = layer(maps, training=training)
+                loss = tf.reduce_mean(normal**3)
+            found.append([normal, *tape.gradient(loss, [maps, *layer.trainable_variables]), *layer.get_weights()])
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_whose_statistics_train_has_fused_batch_norms_and_follows_each_batch() -> None:
+    network = build_network(NETWORK)
+    copy = training_copy(network, fold=False)
+    norms = [one for one in copy.get_layer("backbone").layers if isinstance(one, keras.layers.BatchNormalization)]
+    inputs = [np.random.default_rng(0).uniform(-1, 1, (8, 32, 32, 3)), np.zeros((8, network.inputs[1].shape[1]))]
+
+    # In inference mode both compute the same, and the statistics stay
+    np.testing.assert_allclose(copy(inputs)["logits"], network(inputs)["logits"], rtol=1e-5, atol=1e-6)
+    assert {type(norm) for norm in norms} == {FusedNorm}
+    assert not norms[0].moving_mean.value.numpy().any()
+
+    copy(inputs, training=True)
+    assert norms[0].moving_mean.value.numpy().all()
 
 
 @pytest.mark.usefixtures("eagerly")
