@@ -85,6 +85,7 @@ class ReferralPart(_Part):
     min_confidence: float
     referred: float
     referred_in_class: dict[str, float]
+    prototypes: int = Field(0, ge=0, le=1024, exclude_if=lambda count: count == 0)
 
 
 class TrainingPart(_Part):

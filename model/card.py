@@ -202,8 +202,8 @@ def _referral(manifest: Manifest, found: Evaluation) -> str:
     return f"""## Referral
 
 {_percent(referral.referred)} of the images go to a person whatever their score: {referral.unfamiliar:.1%} \
-because they lie farther than {manifest.referral.max_distance:.1f} from every class in feature \
-space (`unfamiliar_image`), \
+because they lie farther than {manifest.referral.max_distance:.3g} from the images of training in feature space \
+(`unfamiliar_image`), \
 {referral.low_confidence:.1%} because they are too close to
 call (`low_confidence`). Each image is judged with thresholds chosen on other lesions.
 

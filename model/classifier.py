@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.artifact import Manifest, read_manifest, read_weights
-from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence
+from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence, space_shapes
 from model.device import memory_in_use
 from model.errors import ArtifactError
 from model.images import decode_image
@@ -269,16 +269,12 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, Feature
     width = int(network.output["features"].shape[-1])
     variables = network_arrays(network)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    arrays = read_weights(folder, manifest, {**shapes, **_space_shapes(width)})
+    stored = space_shapes(width, COMPONENTS, manifest.referral.prototypes)
+    arrays = read_weights(folder, manifest, {**shapes, **stored})
     for name, variable in variables.items():
         variable.assign(arrays[name])
-    space = FeatureSpace(
-        mean=arrays["space.mean"],
-        projection=arrays["space.projection"],
-        centres=arrays["space.centres"],
-        residual=arrays["space.residual"],
-    )
-    if space.residual <= 0:
+    space = FeatureSpace(**{name.removeprefix("space."): arrays[name] for name in stored})
+    if space.residual <= 0 or space.scales.min() <= 0:
         raise ArtifactError("The model's weights.h5 measures distances in no unit: install it again.")
     return network, space
 
@@ -291,15 +287,6 @@ def network_arrays(network: keras.Model) -> dict[str, Any]:
     if len(named) != len(variables):
         raise ArtifactError("Two variables of the network share a name.")
     return named
-
-
-def _space_shapes(width: int) -> dict[str, tuple[int, ...]]:
-    return {
-        "space.mean": (width,),
-        "space.projection": (width, COMPONENTS),
-        "space.centres": (len(CLASSES), COMPONENTS),
-        "space.residual": (),
-    }
 
 
 def encoding_of(manifest: Manifest) -> MetadataEncoding:

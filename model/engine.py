@@ -182,6 +182,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
     bias = tf.constant(log_prior, tf.float32)
     mean, projection, centres = (tf.constant(part) for part in (space.mean, space.projection, space.centres))
     basis, residual = tf.constant(space.basis(), tf.float32), tf.constant(space.residual, tf.float32)
+    prototypes, scales = tf.constant(space.prototypes), space.scales.tolist()
 
     @tf.function(
         input_signature=[
@@ -193,12 +194,17 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
         pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
         outputs = network([pixels, metadata], training=False)
         posteriors = tf.nn.softmax(outputs["logits"] / temperature + bias)
-        offsets = tf.cast(outputs["features"], tf.float32) - mean
+        features = tf.cast(outputs["features"], tf.float32)
+        offsets = features - mean
         gaps = tf.reduce_sum(tf.square(tf.matmul(offsets, projection)[:, None, :] - centres[None]), axis=2)
         outside = tf.reduce_sum(
             tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1
         )
-        distances = tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual)
+        distances = tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual) / scales[0]
+        if len(space.prototypes):
+            cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), prototypes, transpose_b=True)
+            angles = (1.0 - tf.reduce_max(cosines, axis=1)) / scales[1]
+            distances = tf.sqrt(tf.square(distances) + tf.square(angles))
         return posteriors, distances, *([tf.cast(outputs["attention"], tf.float32)] if "attention" in outputs else [])
 
     return convert_variables_to_constants_v2(score.get_concrete_function())

@@ -133,7 +133,7 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
         metadata_version=METADATA_VERSION,
         calibration=CalibrationPart(prior=tuple(built.prior.tolist()), temperature=built.temperature),
         operating_point=OperatingPart(**dataclasses.asdict(built.operating_point)),
-        referral=ReferralPart(**dataclasses.asdict(built.referral)),
+        referral=ReferralPart(**dataclasses.asdict(built.referral), prototypes=len(built.space.prototypes)),
         training=TrainingPart(
             data_digest=built.data_digest,
             data=data,

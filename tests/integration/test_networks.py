@@ -14,7 +14,7 @@ import tensorflow as tf
 from model.architectures import TABLE_8, paper_network
 from model.artifact import NetworkPart, pack_weights, read_manifest, shipped_artifact, write_artifact
 from model.backbones import BACKBONES, BackboneName, freeze_first_blocks
-from model.calibration import COMPONENTS, FeatureSpace
+from model.calibration import COMPONENTS, PROTOTYPES, FeatureSpace
 from model.classifier import load_network, network_arrays
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata, metadata_width
@@ -149,13 +149,16 @@ def test_a_backbone_trains_a_step_is_saved_as_an_artifact_and_predicts_the_same_
         projection=np.zeros((width, COMPONENTS), np.float32),
         centres=np.zeros((len(CLASSES), COMPONENTS), np.float32),
         residual=np.ones((), np.float32),
+        prototypes=np.zeros((PROTOTYPES, width), np.float32),
     )
     weights = pack_weights(arrays | space.arrays())
+    shipped = read_manifest(shipped_artifact())
     described = {
+        "referral": shipped.referral.model_copy(update={"prototypes": PROTOTYPES}),
         "network": NetworkPart(**config.model_dump()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    write_artifact(tmp_path / "model", read_manifest(shipped_artifact()).model_copy(update=described), weights)
+    write_artifact(tmp_path / "model", shipped.model_copy(update=described), weights)
     loaded, _ = load_network(tmp_path / "model", read_manifest(tmp_path / "model"))
 
     # Then both predict the same

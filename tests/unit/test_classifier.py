@@ -37,12 +37,14 @@ def test_the_frozen_graph_agrees_with_the_network_it_was_made_from(
     classifier: Classifier, built_model: BuiltModel, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
     # Given the network's own answer
-    logits, _ = run_network(built_model.network, images, encode_metadata(PATIENTS))
+    logits, features = run_network(built_model.network, images, encode_metadata(PATIENTS))
     expected = posterior(logits, built_model.prior, built_model.temperature)
 
     # Then the artifact's answer is the same; its weights were rounded before, so the engine alone is compared
-    found = np.array([prediction.probabilities for prediction in classifier.classify(images, PATIENTS)])
-    assert np.abs(found - expected).max() < 1e-4
+    said = classifier.classify(images, PATIENTS)
+    assert np.abs(np.array([prediction.probabilities for prediction in said]) - expected).max() < 1e-4
+    distances = built_model.space.distance(features)
+    assert [prediction.distance for prediction in said] == pytest.approx(distances, rel=1e-3)
     assert MAX_ROUNDING <= 1e-2
 
 
