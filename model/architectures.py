@@ -49,6 +49,7 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
 _RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
     "default": default_network,
     "accelerated": default_network,
+    "frozen": default_network,
     "paper-metadata": paper_network,
     "paper-augmented": partial(paper_network, metadata=False),
 }

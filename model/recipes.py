@@ -8,6 +8,7 @@ from typing import Final, cast
 from model.architectures import recipe_network
 from model.backbones import BACKBONES, BackboneName
 from model.build import BuildConfig
+from model.dataset import CACHED_SIZE
 from model.errors import ModelError
 from model.labels import CLASSES
 from model.training import Stage, TrainingConfig
@@ -45,34 +46,40 @@ _NOTEBOOKS: Final = TrainingConfig(
     loss="weighted",
     smoothing=0.0,
     ema=0.0,
-    batch_norm="trained",
-    freeze_first_blocks=False,
     augmentation="none",
     mask_metadata=False,
+    kept_size=CACHED_SIZE,
     drop_missing_ages=True,
 )
 
 RECIPES: Final = {
     "default": Recipe(
-        summary="ours: balanced softmax, growing images, masked metadata, averaged weights",
-        version=1,
-        backbone="MobileNetV2",
+        summary="ours: balanced softmax, growing images, turned views, masked metadata, averaged weights",
+        version=2,
+        backbone="MobileNet",
         training=TrainingConfig(),
     ),
     "accelerated": Recipe(
-        summary="ours on a GPU (KERAS_BACKEND=jax): batch statistics trained, turned views, 30 epochs at 224 pixels",
+        summary="ours on a GPU (KERAS_BACKEND=jax): 30 epochs at 224 pixels in bfloat16",
         version=1,
         backbone="MobileNet",
         training=TrainingConfig(
-            stages=(Stage(epochs=30, size=224),),
-            batch_size=64,
-            learning_rate=8e-4,
-            head_factor=4.0,
-            batch_norm="trained",
-            freeze_first_blocks=False,
-            augmentation="turns",
-            precision="bfloat16",
-            kept_size=(400, 300),
+            stages=(Stage(epochs=30, size=224),), batch_size=64, learning_rate=8e-4, precision="bfloat16"
+        ),
+    ),
+    "frozen": Recipe(
+        summary="ours for few images: ImageNet's batch statistics and first blocks stay as they are",
+        version=1,
+        backbone="MobileNetV2",
+        training=TrainingConfig(
+            stages=(Stage(epochs=4, size=128), Stage(epochs=6, size=160), Stage(epochs=8, size=224)),
+            batch_size=16,
+            learning_rate=6e-5,
+            head_factor=15.0,
+            batch_norm="frozen",
+            freeze_first_blocks=True,
+            augmentation="crops",
+            kept_size=CACHED_SIZE,
         ),
     ),
     "paper-metadata": Recipe(
