@@ -115,7 +115,6 @@ class Workshop:
         self.folds = folds[folds >= 0]
         self.labels = np.array([row.label for row in self.rows], np.int64)
         self.metadata = encode_metadata([row.patient for row in self.rows], config.network.metadata)
-        self._images: NDArray[np.uint8] | None = None
         self._claim_run()
 
     def _claim_run(self) -> None:
@@ -238,9 +237,9 @@ class Workshop:
         return trainer.model
 
     def _training_set(self, chosen: NDArray[np.intp]) -> TrainingSet:
-        if self._images is None:
-            self._images = load_images(self.rows, self.config.training.kept_size)
-        return TrainingSet(images=self._images[chosen], metadata=self.metadata[chosen], labels=self.labels[chosen])
+        # Read again for each network: all images and a fold's beside each other would take twice the memory.
+        images = load_images([self.rows[index] for index in chosen], self.config.training.kept_size)
+        return TrainingSet(images=images, metadata=self.metadata[chosen], labels=self.labels[chosen])
 
     def _feature_space(self, network: keras.Model, training: NDArray[np.intp]) -> FeatureSpace:
         known = training[np.random.default_rng(SEED).permutation(len(training))[:FEATURE_IMAGES]]
