@@ -111,8 +111,8 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     await_that(lambda: "begun" in log.read_text())
 
     # If it is killed
-    for process in psutil.process_iter(["cmdline"]):
-        if process.ppid() == os.getpid() and "begun" in " ".join(process.info["cmdline"] or []):
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        if process.info["ppid"] == os.getpid() and "begun" in " ".join(process.info["cmdline"] or []):
             process.children()[0].kill()
 
     # Then it is started again, and ended when it is told to
