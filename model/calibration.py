@@ -287,12 +287,9 @@ def fit_feature_space(features: NDArray[np.floating], labels: NDArray[np.int64])
         # Not zero: as many components as features leave nothing over but rounding.
         residual=np.array(max(left_over / (len(wide) * dimensions), 1e-6 * wide.var(), LEAST_VARIANCE), np.float32),
         prototypes=_find_prototypes(_directions(wide)),
-        scales=np.ones(2, np.float32),
     )
-    return replace(
-        space,
-        scales=np.maximum(np.quantile(space.parts(wide), SCALE_QUANTILE, axis=0), LEAST_SCALES).astype(np.float32),
-    )
+    scales = np.maximum(np.quantile(space.parts(wide), SCALE_QUANTILE, axis=0), LEAST_SCALES)
+    return replace(space, scales=scales.astype(np.float32))
 
 
 def _find_prototypes(directions: NDArray[np.float64]) -> NDArray[np.float32]:
