@@ -23,6 +23,7 @@ from model.dataset import LabelledImage
 from model.markdown import write_table
 from model.measures import Measured, measure, take_difference, take_intervals
 from model.metadata import MetadataEncoding
+from model.starting import StartWeights
 from model.training import Progress
 
 Attention: TypeAlias = AttentionForm | Literal["none"]
@@ -161,7 +162,7 @@ def run_ablation(
     variants: Sequence[Variant],
     *,
     folds: Sequence[int],
-    weights: Path | str | None,
+    weights: StartWeights,
     run: Path,
     report: Callable[[str, Progress], None],
     draws: int = DRAWS,
@@ -173,7 +174,7 @@ def run_ablation(
         config: Recipe; each variant puts in its attention, metadata and seed.
         variants: From `plan_variants`.
         folds: Folds to judge, of the five.
-        weights: Backbone weights, see `model.backbones.build_backbone`.
+        weights: What the backbone starts from.
         run: Folder of all runs: what is done there is not done again.
         report: Called with the name of the variant and fold, and its progress.
         draws: Bootstrap draws.
@@ -190,7 +191,7 @@ def run_ablation(
     measured = {variant: _measure(one, bootstrap) for variant, one in held.items()}
     return Ablation(
         config=_put_in(config, variants[0]),
-        weights="none" if weights is None else Path(weights).name,
+        weights=weights.name(*(member.backbone for member in config.network.members)),
         folds=tuple(folds),
         images=len(first.labels),
         lesions=bootstrap.lesions,
@@ -244,7 +245,7 @@ def _cross_validate(
     config: BuildConfig,
     variant: Variant,
     folds: Sequence[int],
-    weights: Path | str | None,
+    weights: StartWeights,
     run: Path,
     report: Callable[[str, Progress], None],
 ) -> HeldOut:
@@ -291,7 +292,7 @@ def write_ablation(found: Ablation) -> str:
     variants = [(one.name, *(f"{one.figures[name]:.3f}" for name in FIGURES)) for one in found.variants]
     differences = [(one.what, *(f"{one.figures[name]:+.3f}" for name in FIGURES)) for one in rows]
     sentences = "".join(f"* {one}\n" for one in found.differences)
-    started = f"{network.backbone}, weights {found.weights}, {stages}, scored at {network.input_size} px"
+    started = f"{network.backbones}, weights {found.weights}, {stages}, scored at {network.input_size} px"
     folds = ", ".join(map(str, found.folds))
     return f"""# Ablation: soft attention and metadata
 

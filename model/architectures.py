@@ -31,9 +31,14 @@ def paper_network(backbone: BackboneName, *, metadata: bool = True, cut: str | N
     )
 
 
-def default_network(backbone: BackboneName) -> NetworkConfig:
-    """Describe our own network on a backbone, at the size its ImageNet weights were trained at."""
-    return NetworkConfig(backbone=backbone, input_size=BACKBONES[backbone].input_size)
+def default_network(backbone: BackboneName, *, beside: BackboneName | None = None) -> NetworkConfig:
+    """Describe our own network on a backbone, at the size its ImageNet weights were trained at.
+
+    Args:
+        backbone: A key of `BACKBONES`.
+        beside: Backbone of a second network, or None.
+    """
+    return NetworkConfig(backbone=backbone, input_size=BACKBONES[backbone].input_size, beside=beside)
 
 
 def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
@@ -48,6 +53,7 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
 
 _RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
     "default": default_network,
+    "pair": partial(default_network, beside="MobileNetV2"),
     "accelerated": default_network,
     "frozen": default_network,
     "paper-metadata": paper_network,

@@ -50,6 +50,12 @@ class NetworkPart(_Part):
     cut: str = Field("last", exclude_if=lambda cut: cut == "last")
     head: str = Field("pooled", exclude_if=lambda head: head == "pooled")
     hidden: int = Field(0, exclude_if=lambda units: units == 0)
+    beside: str | None = Field(None, exclude_if=lambda backbone: backbone is None)
+
+    @property
+    def backbones(self) -> str:
+        """The backbone in words, or both."""
+        return self.backbone if self.beside is None else f"{self.backbone} and {self.beside}"
 
 
 class CalibrationPart(_Part):

@@ -21,10 +21,11 @@ from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
-from model.network import NetworkConfig, build_network, shift_logits
+from model.network import NetworkConfig, build_network, join_networks, shift_logits
 from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
+from model.starting import StartWeights
 from model.training import Progress, Trainer, TrainingConfig, TrainingSet
 
 #: Training images the feature space is learned from: enough for 64 components.
@@ -92,9 +93,10 @@ class Workshop:
     Args:
         rows: Labelled images, see `model.dataset.read_labels`.
         config: What to build.
-        weights: Backbone weights, see `model.backbones.build_backbone`.
+        weights: What the backbones start from.
         run: Folder of checkpoints, learning curves, held-out predictions, and the plots of what `build` made.
-        report: Called with the name of the part ("fold-0" … "whole") and its progress.
+        report: Called with the name of the part ("fold-0" … "whole", and for a network beside the first
+            "fold-0-MobileNetV2" … "whole-MobileNetV2") and its progress.
 
     Raises:
         TrainingDataError: The run folder belongs to another configuration or other images.
@@ -105,7 +107,7 @@ class Workshop:
         rows: Sequence[LabelledImage],
         config: BuildConfig,
         *,
-        weights: Path | str | None,
+        weights: StartWeights,
         run: Path,
         report: Callable[[str, Progress], None],
     ) -> None:
@@ -122,7 +124,7 @@ class Workshop:
         mine = {
             **self.config.model_dump(mode="json"),
             "images": hashlib.sha256(names.encode()).hexdigest(),
-            "weights": None if self.weights is None else Path(self.weights).name,
+            "weights": self.weights.name(*(member.backbone for member in self.config.network.members)),
         }
         path = self.run / RUN_FILE
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != mine:
@@ -164,7 +166,7 @@ class Workshop:
         held_out = self.cross_validate(range(FOLDS) if fold is None else [fold])
         fitted, evaluation = evaluate_out_of_fold(held_out)
         write_evaluation(fitted.verdicts, self.run / PLOTS_FOLDER)
-        network, training = self._train(fold)
+        network, training = self._train(fold), self._others(fold)
         shift_logits(network, fitted.calibration.logit_offsets())
         write_figure(plot_curves(read_curves(self.run)), self.run / PLOTS_FOLDER / "curves.png")
         words = f"{FOLDS} folds, cross-validated" if fold is None else f"fold {fold} of {FOLDS}"
@@ -188,9 +190,17 @@ class Workshop:
             self._train(part)
 
     def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:
-        path = self.run / f"fold-{fold}" / HELD_OUT_FILE
+        parts = [self._judged_alone(member, fold) for member in self.config.network.members]
+        return {name: np.mean([part[name] for part in parts], axis=0) for name in ("logits", "without")} | {
+            # See `model.network.join_networks`.
+            name: parts[0][name]
+            for name in ("rows", "distances")
+        }
+
+    def _judged_alone(self, member: NetworkConfig, fold: int) -> dict[str, NDArray[np.float64]]:
+        path = self.run / self._part(member, fold) / HELD_OUT_FILE
         if not path.exists():
-            network, training = self._train(fold)
+            network, training = self._train_alone(member, fold), self._others(fold)
             rows = np.flatnonzero(self.folds == fold)
             images = self._images_at_input_size(rows)
             logits, features = run_network(network, images, self.metadata[rows])
@@ -203,22 +213,32 @@ class Workshop:
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
 
-    def _train(self, fold: int | None) -> tuple[keras.Model, NDArray[np.intp]]:
-        """Train on all folds but one, or on all, unless that is done; returns the network and the rows it had."""
+    def _part(self, member: NetworkConfig, fold: int | None) -> str:
         name = "whole" if fold is None else f"fold-{fold}"
-        chosen = np.flatnonzero(self.folds != (-1 if fold is None else fold))
+        return name if member.backbone == self.config.network.backbone else f"{name}-{member.backbone}"
+
+    def _others(self, fold: int | None) -> NDArray[np.intp]:
+        """Return the rows of all folds but one, or of all."""
+        return np.flatnonzero(self.folds != (-1 if fold is None else fold))
+
+    def _train(self, fold: int | None) -> keras.Model:
+        return join_networks([self._train_alone(member, fold) for member in self.config.network.members])
+
+    def _train_alone(self, member: NetworkConfig, fold: int | None) -> keras.Model:
+        """Train on all folds but one, or on all, unless that is done."""
+        name = self._part(member, fold)
         path = self.run / name / NETWORK_FILE
         if path.exists():
-            network = build_network(self.config.network)
+            network = build_network(member)
             network.load_weights(path)
-            return network, chosen
-        network = self._train_on(chosen, name)
+            return network
+        network = self._train_on(self._others(fold), member, name)
         temporary = path.with_name("partial.weights.h5")
         network.save_weights(temporary)
         temporary.replace(path)
-        return network, chosen
+        return network
 
-    def _train_on(self, chosen: NDArray[np.intp], name: str) -> keras.Model:
+    def _train_on(self, chosen: NDArray[np.intp], member: NetworkConfig, name: str) -> keras.Model:
         if self.config.training.drop_missing_ages:
             chosen = np.array([index for index in chosen if self.rows[index].patient.age is not None])
         validation = None
@@ -226,10 +246,10 @@ class Workshop:
             watched = np.array([_is_watched(self.rows[index].lesion_id) for index in chosen])
             chosen, validation = chosen[~watched], self._training_set(chosen[watched])
         trainer = Trainer(
-            self.config.network,
+            member,
             self.config.training,
             self._training_set(chosen),
-            self.weights,
+            self.weights.of(member.backbone),
             self.run / name,
             validation,
         )

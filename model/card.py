@@ -85,7 +85,7 @@ def _identity(manifest: Manifest) -> str:
         (
             "network",
             (
-                f"{network.backbone}, {attention} soft attention, metadata branch `{network.metadata}`, "
+                f"{network.backbones}, {attention} soft attention, metadata branch `{network.metadata}`, "
                 f"{network.input_size} px"
             ),
         ),

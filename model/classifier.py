@@ -281,9 +281,16 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, Feature
 
 def network_arrays(network: keras.Model) -> dict[str, Any]:
     """Name the network's variables as the artifact does."""
+    from model.network import split_network
+
     # The dropout layer keeps the state of its random numbers as a variable too.
-    variables = [v for v in network.variables if str(v.dtype).startswith("float")]
-    named = {f"network.{v.path.replace('/', '.')}": v for v in variables}
+    variables = [
+        (f"{prefix}.{v.path.replace('/', '.')}", v)
+        for prefix, one in zip(("network", "beside"), split_network(network), strict=False)
+        for v in one.variables
+        if str(v.dtype).startswith("float")
+    ]
+    named = dict(variables)
     if len(named) != len(variables):
         raise ArtifactError("Two variables of the network share a name.")
     return named

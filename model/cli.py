@@ -19,6 +19,7 @@ from model.studies import add_studies
 if TYPE_CHECKING:
     from model.classifier import Classifier
     from model.metadata import PatientMetadata
+    from model.starting import StartWeights
 
 #: Larger files are refused unread, as a worker does by default.
 MAX_IMAGE_BYTES: Final = 50 * 1024 * 1024
@@ -301,7 +302,7 @@ def recipes() -> None:
 @main.command()
 @training_options
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new artifact.")
-@click.option("--name", default="MobileNetV2 with soft attention", show_default=True, help="Name of the model.")
+@click.option("--name", help="Name of the model; else that of its backbone.")
 @click.option("--describe-data", default="HAM10000", show_default=True, help="Data, licence, attribution for the card.")
 @click.option(
     "--fold",
@@ -311,9 +312,9 @@ def recipes() -> None:
 def train(
     data: Path,
     run: Path,
-    weights: str | None,
+    weights: StartWeights,
     out: Path,
-    name: str,
+    name: str | None,
     describe_data: str,
     fold: int | None,
     **choices: Any,
@@ -342,6 +343,7 @@ def train(
         return
     from model.package import package_model, program_commit
 
+    name = name or f"{config.network.backbones} with soft attention"
     manifest = package_model(built, out, name=name, data=describe_data, git_commit=program_commit())
     click.echo(f"Balanced accuracy on held-out lesions: {built.evaluation.balanced_accuracy:.3f}")
     click.echo(f"Wrote model {manifest.digest} to {out}; its card is MODEL_CARD.md there.")
@@ -350,7 +352,7 @@ def train(
 @main.command()
 @training_options
 @click.option("--fold", "folds", multiple=True, type=click.IntRange(0, 4), help="Only these folds; may be repeated.")
-def cross_validate(data: Path, run: Path, weights: str | None, folds: tuple[int, ...], **choices: Any) -> None:
+def cross_validate(data: Path, run: Path, weights: StartWeights, folds: tuple[int, ...], **choices: Any) -> None:
     """Train on four fifths of DATA's lesions and judge the last fifth, five times over; prints the figures as JSON."""
     from model.build import Workshop
     from model.dataset import read_labels

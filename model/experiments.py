@@ -29,6 +29,7 @@ from model.network import NetworkConfig
 from model.paper import TABLE_1
 from model.recipes import configure
 from model.splits import FOLDS, LEAKY, assign_folds, choose_part, leaky_folds
+from model.starting import StartWeights
 from model.training import CHECKPOINT, CURVES, Progress, TrainingConfig
 
 _Thing = TypeVar("_Thing")
@@ -130,23 +131,6 @@ class Finding(BaseModel):
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartWeights:
-    """What each backbone starts from.
-
-    Attributes:
-        files: Weights file of single backbones.
-        otherwise: "imagenet", or None for random weights.
-    """
-
-    files: Mapping[str, Path]
-    otherwise: str | None = "imagenet"
-
-    def of(self, backbone: BackboneName) -> Path | str | None:
-        """What `model.build.Workshop` takes for a backbone."""
-        return self.files.get(backbone, self.otherwise)
-
-
 class LeakyWorkshop(Workshop):
     """Splits by image, as the paper did: fold 0 is a tenth of the images, whatever lesion they show."""
 
@@ -242,26 +226,23 @@ class Laboratory:
         self, experiment: Experiment, config: BuildConfig, rows: Sequence[LabelledImage], run: Path
     ) -> Workshop:
         workshop = LeakyWorkshop if self.split == LEAKY else Workshop
-        weights = self.weights.of(experiment.network.backbone)
         return workshop(
-            rows, config, weights=weights, run=run, report=lambda _part, done: self._report(experiment.name, done)
+            rows, config, weights=self.weights, run=run, report=lambda _part, done: self._report(experiment.name, done)
         )
 
     def _key(self, config: BuildConfig, rows: Sequence[LabelledImage], budget: Budget) -> str:
-        weights = self.weights.of(config.network.backbone)
         told = {
             **config.model_dump(mode="json"),
             "images": [f"{row.image_id} {row.lesion_id} {row.label}" for row in rows],
             "split": self.split,
             "folds": budget.folds,
-            "weights": None if weights is None else Path(weights).name,
+            "weights": self.weights.name(config.network.backbone),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def _find(self, experiment: Experiment, config: BuildConfig, budget: Budget, workshop: Workshop) -> Finding:
         folds = range(budget.folds)
         judged = np.isin(workshop.folds, folds)
-        weights = self.weights.of(experiment.network.backbone)
         figures, problem = {}, None
         try:
             held_out = workshop.cross_validate(folds)
@@ -272,7 +253,7 @@ class Laboratory:
         return Finding(
             experiment=experiment.name,
             network=config.network,
-            weights="none" if weights is None else Path(weights).name,
+            weights=self.weights.name(experiment.network.backbone),
             budget=budget,
             one_step=experiment.network.backbone in self.one_step,
             trained=int((workshop.folds != 0).sum()),

@@ -17,6 +17,7 @@ from model.classifier import load_network
 from model.images import decode_image, measure_image
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
+from model.network import split_network
 from model.pictures import spread_map
 
 #: Longest side in pixels that an explained image is shown at.
@@ -30,7 +31,7 @@ class Maps:
     Attributes:
         diagnoses: `(n,)` class indices: argmax of posterior / prior, which is that of the logits.
         attention: `(n, h, w)` float32, each summing to the number of heads; None for a network without attention.
-        grad_cam: `(n, h, w)` float32, at least 0, for the diagnosis.
+        grad_cam: `(n, h, w)` float32, at least 0, for the diagnosis; of two networks, the sum of theirs.
     """
 
     diagnoses: NDArray[np.int64]
@@ -48,10 +49,7 @@ class Explainer:
 
     def __init__(self, network: keras.Model, config: NetworkPart) -> None:
         self.config = config
-        # What attention and pooling both see: the backbone's last map, whatever the network's attention and head.
-        feature_map = network.get_layer("pool_features").input
-        outputs = {name: network.output[name] for name in ("logits", "attention") if name in network.output}
-        self._model = keras.Model(network.inputs, {"feature_map": feature_map, **outputs})
+        self._models = [_with_feature_map(one) for one in split_network(network)]
         self._trace = tf.function(self._explain)
 
     @classmethod
@@ -84,13 +82,29 @@ class Explainer:
         with tf.GradientTape() as tape:
             pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
             tape.watch(pixels)
-            outputs = self._model([pixels, metadata], training=False)
-            diagnoses = tf.argmax(outputs["logits"], axis=1)
+            outputs = [model([pixels, metadata], training=False) for model in self._models]
+            logits = _mean([one["logits"] for one in outputs])
+            diagnoses = tf.argmax(logits, axis=1)
             # Each image's own logit; images do not touch each other, so the sum's gradient is each one's.
-            asked = tf.reduce_sum(tf.gather(outputs["logits"], diagnoses, axis=1, batch_dims=1))
-        gradient = tape.gradient(asked, outputs["feature_map"])
-        found = {"diagnoses": diagnoses, "grad_cam": weigh_features(outputs["feature_map"], gradient)}
-        return {**found, "attention": outputs["attention"]} if "attention" in outputs else found
+            asked = tf.reduce_sum(tf.gather(logits, diagnoses, axis=1, batch_dims=1))
+        feature_maps = [one["feature_map"] for one in outputs]
+        gradients = tape.gradient(asked, feature_maps)
+        # What two networks' maps speak for adds up as their logits do; each gradient is of the mean logit already.
+        found = {"diagnoses": diagnoses, "grad_cam": sum(map(weigh_features, feature_maps, gradients))}
+        if "attention" in outputs[0]:
+            found["attention"] = _mean([one["attention"] for one in outputs])
+        return found
+
+
+def _with_feature_map(network: keras.Model) -> keras.Model:
+    # What attention and pooling both see: the backbone's last map, whatever the network's attention and head.
+    feature_map = network.get_layer("pool_features").input
+    outputs = {name: network.output[name] for name in ("logits", "attention") if name in network.output}
+    return keras.Model(network.inputs, {"feature_map": feature_map, **outputs})
+
+
+def _mean(maps: Sequence[Any]) -> Any:
+    return sum(maps) / len(maps)
 
 
 def weigh_features(feature_map: Any, gradient: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from model.attention import AttentionForm, SoftAttention
 from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
+from model.errors import ModelError
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, metadata_width
 
@@ -37,6 +39,8 @@ class NetworkConfig(BaseModel):
         head: "pooled" averages each map t and f over its positions, so that any image size works with the same
             weights; "flatten" is the paper's: max-pooled 2x2 and flattened, for one image size.
         hidden: Units of a Dense layer before the classifier (the paper's Table 8 has one of 512), or 0.
+        beside: Backbone of a second network that is alike in all else and trained apart, or None. The two networks'
+            logits are averaged: networks of two kinds err on different images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,17 +54,30 @@ class NetworkConfig(BaseModel):
     cut: str = LAST
     head: Literal["pooled", "flatten"] = "pooled"
     hidden: int = 0
+    beside: BackboneName | None = None
 
     @model_validator(mode="after")
-    def _cut_is_known(self) -> NetworkConfig:
-        if self.cut not in BACKBONES[self.backbone].cuts:
-            raise ValueError(f"{self.backbone} has no cut {self.cut!r}; it has {', '.join(self.cuts)}")
+    def _backbones_have_the_cut(self) -> NetworkConfig:
+        if self.beside == self.backbone:
+            raise ValueError(f"a second {self.backbone} beside the first would say the same")
+        for member in self.members:
+            cuts = BACKBONES[member.backbone].cuts
+            if self.cut not in cuts:
+                raise ValueError(f"{member.backbone} has no cut {self.cut!r}; it has {', '.join(cuts)}")
         return self
 
     @property
-    def cuts(self) -> tuple[str, ...]:
-        """Names of the backbone's cuts."""
-        return tuple(BACKBONES[self.backbone].cuts)
+    def members(self) -> tuple[NetworkConfig, ...]:
+        """The networks that are trained apart, each by itself: one, or two."""
+        if self.beside is None:
+            return (self,)
+        first = self.model_copy(update={"beside": None})
+        return first, first.model_copy(update={"backbone": self.beside})
+
+    @property
+    def backbones(self) -> str:
+        """The backbone in words, or both."""
+        return " and ".join(member.backbone for member in self.members)
 
 
 @keras.saving.register_keras_serializable(package="lesion_screen")
@@ -100,7 +117,7 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
 
     Args:
         config: Architecture.
-        weights: Backbone weights, see `build_backbone`.
+        weights: Backbone weights, see `build_backbone`; one file is not that of two backbones.
 
     Returns:
         A model with inputs `image` `(n, s, s, 3)` float32 RGB in [-1, 1], whatever the backbone, and `metadata`
@@ -110,6 +127,8 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     Raises:
         ModelError: The weights cannot be had, or are not this backbone's.
     """
+    if config.beside is not None:
+        return join_networks([build_network(member, weights) for member in config.members])
     size = config.input_size
     image = keras.Input((size, size, 3), name="image")
     metadata = keras.Input((metadata_width(config.metadata),), name="metadata")
@@ -122,7 +141,39 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
         joined = layers.Dense(config.hidden, activation="relu", name="hidden")(joined)
     logits = layers.Dense(len(CLASSES), name="classifier", dtype="float32")(joined)
     outputs = {"logits": logits, "features": features, **attention}
-    return keras.Model([image, metadata], outputs, name="lesion_network")
+    return keras.Model([image, metadata], outputs, name=f"{config.backbone}_network")
+
+
+def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
+    """Join networks into one that means what they mean: one network is that already.
+
+    Args:
+        networks: From `build_network`, each of another backbone, with attention maps of one size.
+
+    Returns:
+        A model of the same inputs and outputs: `logits` and `attention` are means over the networks, `features` are
+        those of the first, by which alone distances are measured. It shares the networks' variables.
+
+    Raises:
+        ModelError: Their attention maps have different sizes.
+    """
+    if len(networks) == 1:
+        return networks[0]
+    inputs = [keras.Input(one.shape[1:], name=one.name) for one in networks[0].inputs]
+    said = [network(inputs) for network in networks]
+    if len({one["attention"].shape for one in said if "attention" in one}) > 1:
+        raise ModelError("Two backbones whose last maps differ in size cannot stand beside each other.")
+    outputs = {
+        name: layers.Average(name=f"mean_{name}", dtype="float32")([one[name] for one in said])
+        for name in ("logits", "attention")
+        if name in said[0]
+    }
+    return keras.Model(inputs, {**outputs, "features": said[0]["features"]}, name="joined_networks")
+
+
+def split_network(network: keras.Model) -> list[keras.Model]:
+    """Return the networks that `join_networks` joined, or the network itself."""
+    return [layer for layer in network.layers if layer.name.endswith("_network")] or [network]
 
 
 def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:
@@ -138,10 +189,11 @@ def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:
 
 
 def shift_logits(network: keras.Model, offsets: NDArray[np.float64]) -> None:
-    """Add `(7,)` offsets to the network's logits for good: to its last bias."""
-    classifier = network.get_layer("classifier")
-    kernel, bias = classifier.get_weights()
-    classifier.set_weights([kernel, bias + offsets.astype(np.float32)])
+    """Add `(7,)` offsets to the network's logits for good: to its last bias, and to that of a network beside it."""
+    for one in split_network(network):
+        classifier = one.get_layer("classifier")
+        kernel, bias = classifier.get_weights()
+        classifier.set_weights([kernel, bias + offsets.astype(np.float32)])
 
 
 def _pool(config: NetworkConfig, feature_map: Any) -> tuple[Any, dict[str, Any]]:

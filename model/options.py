@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from model.starting import StartWeights
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -19,14 +23,20 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--stages", callback=_stages, help='Epochs and sizes in turn, such as "4x128,8x224".'),
         click.option(
             "--weights",
-            default="imagenet",
-            show_default=True,
-            callback=lambda _context, _option, value: None if value == "none" else value,
-            help="Backbone weights: imagenet, none, or a file; or the folder of a model to go on from.",
+            multiple=True,
+            callback=_weights,
+            help="Backbone weights: imagenet (default), none, a file, or BACKBONE=FILE for each; or the folder of a "
+            "model to go on from.",
         ),
     ):
         command = option(command)
     return command
+
+
+def _weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> StartWeights:
+    from model.starting import parse_weights
+
+    return parse_weights(value)
 
 
 def _stages(_context: click.Context, _option: click.Parameter, value: str | None) -> list[tuple[int, int]] | None:

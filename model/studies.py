@@ -11,7 +11,8 @@ from model.options import training_options
 
 if TYPE_CHECKING:
     from model.attention import AttentionForm
-    from model.experiments import Split, StartWeights
+    from model.experiments import Split
+    from model.starting import StartWeights
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 #: What `tables` writes.
@@ -74,6 +75,7 @@ def tables(
     from model.errors import ModelError, TrainingDataError
     from model.experiments import BUDGETS, Laboratory
     from model.progress import TrainingBars
+    from model.starting import parse_weights
     from model.table_report import write_tables
     from model.tables import LARGE, NUMBERS, repeat_tables
 
@@ -92,7 +94,7 @@ def tables(
             out=out,
             split=split,
             budget=given,
-            weights=_start_weights(weights),
+            weights=parse_weights(weights),
             one_step=one_step,
             report=bars.show,
         )
@@ -108,23 +110,6 @@ def _accelerated() -> bool:
     from model.device import prepare_device
 
     return prepare_device() == "gpu"
-
-
-def _start_weights(told: tuple[str, ...]) -> StartWeights:
-    from model.backbones import BACKBONES
-    from model.errors import ModelError
-    from model.experiments import StartWeights
-
-    files, otherwise = {}, "imagenet"
-    for one in told:
-        backbone, given, file = one.partition("=")
-        if not given and one in ("imagenet", "none"):
-            otherwise = one
-        elif backbone in BACKBONES and Path(file).is_file():
-            files[backbone] = Path(file)
-        else:
-            raise ModelError(f"--weights {one} is not imagenet, none, or a backbone, = and a file that is there.")
-    return StartWeights(files=files, otherwise=None if otherwise == "none" else otherwise)
 
 
 @click.command()
@@ -148,7 +133,7 @@ def _start_weights(told: tuple[str, ...]) -> StartWeights:
 def ablate(
     data: Path,
     run: Path,
-    weights: str | None,
+    weights: StartWeights,
     folds: tuple[int, ...],
     images: int | None,
     forms: tuple[AttentionForm, ...],

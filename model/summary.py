@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model.architectures import paper_network
 from model.backbones import BACKBONES, BackboneName
-from model.network import NetworkConfig, build_network
+from model.network import NetworkConfig, build_network, split_network
 
 #: Axes of the weights that one output value sums over: (height, width, channels[, ...]) of a kernel, rows of a matrix.
 #: A depthwise kernel is (height, width, channels, multiplier) and sums over one channel.
@@ -28,7 +28,7 @@ class NetworkSummary(BaseModel):
     """A network in figures.
 
     Attributes:
-        backbone: Name of the backbone.
+        backbone: Name of the backbone, or both.
         cut: Layer whose output is the feature map.
         cut_name: The cut's name among the backbone's cuts.
         feature_map: `(h, w, d)` of the map the attention sees.
@@ -66,10 +66,10 @@ def summarise_network(config: NetworkConfig) -> NetworkSummary:
     network = build_network(config)
     multiply_adds = count_multiply_adds(network)
     return NetworkSummary(
-        backbone=config.backbone,
+        backbone=config.backbones,
         cut=str(BACKBONES[config.backbone].cuts[config.cut]),
         cut_name=config.cut,
-        feature_map=tuple(network.get_layer("backbone").output.shape[1:]),
+        feature_map=tuple(split_network(network)[0].get_layer("backbone").output.shape[1:]),
         input_size=config.input_size,
         attention=config.attention,
         metadata=config.metadata,

@@ -16,7 +16,7 @@ from keras import ops
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from model.artifact import NetworkPart, read_manifest
+from model.artifact import read_manifest
 from model.augmentation import AUGMENTATIONS, resize
 from model.backbones import freeze_first_blocks
 from model.classifier import load_network
@@ -25,7 +25,7 @@ from model.folding import training_copy, write_back
 from model.labels import CLASSES
 from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
 from model.metadata import MetadataEncoding, mask_metadata
-from model.network import NetworkConfig, build_network, fit_age, shift_logits
+from model.network import NetworkConfig, build_network, fit_age, shift_logits, split_network
 from model.precision import Precision
 from model.schedules import Plateau, cosine_rate
 from model.steps import Batch, Learner, steps_of
@@ -369,7 +369,9 @@ def _first_network(config: NetworkConfig, weights: Path | str | None) -> keras.M
     if weights in (None, "imagenet") or not Path(weights).is_dir():
         return build_network(config, weights)
     manifest = read_manifest(Path(weights))
-    if manifest.network.model_dump() != NetworkPart(**config.model_dump()).model_dump():
-        raise ModelError("The model to go on from has another network than the one asked for.")
     network, _ = load_network(Path(weights), manifest)
-    return network
+    members = NetworkConfig.model_validate(manifest.network.model_dump()).members
+    for member, one in zip(members, split_network(network), strict=True):
+        if member == config:
+            return one
+    raise ModelError("The model to go on from has another network than the one asked for.")

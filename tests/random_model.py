@@ -11,7 +11,7 @@ from model.classifier import golden_input
 from model.crossfit import HeldOut
 from model.evaluation import evaluate_out_of_fold
 from model.metadata import PatientMetadata
-from model.network import NetworkConfig, build_network
+from model.network import NetworkConfig, build_network, split_network
 from model.reference import make_reference
 
 #: Of a logit over images: enough to see a wrong answer, and little enough for weights of 16 bits.
@@ -78,6 +78,7 @@ def spread_answers(network: keras.Model, images: NDArray[np.uint8]) -> None:
         layer.momentum = momentum
     logits = np.asarray(answer([pixels, nobody], training=False)["logits"])
     scale = _DEVIATION / logits.std(axis=0)
-    last = network.get_layer("classifier")
-    last.kernel.assign(last.kernel * scale)
-    last.bias.assign((last.bias - logits.mean(axis=0)) * scale)
+    for one in split_network(network):
+        last = one.get_layer("classifier")
+        last.kernel.assign(last.kernel * scale)
+        last.bias.assign((last.bias - logits.mean(axis=0)) * scale)

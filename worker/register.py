@@ -58,7 +58,7 @@ def register_manifest(engine: Engine, manifest: Manifest, *, parent: str | None 
         engine,
         digest=manifest.digest,
         name=manifest.name,
-        backbone=manifest.network.backbone,
+        backbone=manifest.network.backbones,
         # What exports and reports need of a model without opening its artifact.
         metrics={
             **manifest.metrics,

@@ -38,6 +38,7 @@ from model.network import NetworkConfig
 from model.package import package_model, program_commit
 from model.recipes import configure, parse_stages
 from model.splits import in_gate_set
+from model.starting import StartWeights
 from model.training import Progress
 from worker.answering import read_payload
 from worker.child import Child
@@ -206,7 +207,7 @@ class _Training:
         packed = self._packed
         if not packed.exists():
             config = _configure(request, parent)
-            weights = parent or (None if request.weights == "none" else request.weights)
+            weights = StartWeights(otherwise=parent or (None if request.weights == "none" else request.weights))
             workshop = Workshop(data.rows, config, weights=weights, run=self.folder, report=self._report)
             built = workshop.build(None if request.cross_validate else _FOLD)
             self._pause_point()
@@ -214,7 +215,7 @@ class _Training:
             package_model(
                 built,
                 packed,
-                name=f"{config.network.backbone} with soft attention, run {self.run.id}",
+                name=f"{config.network.backbones} with soft attention, run {self.run.id}",
                 data=f"{len(data.rows):,} images with {source}.",
                 git_commit=program_commit(),
             )

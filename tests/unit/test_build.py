@@ -17,6 +17,7 @@ from model.errors import TrainingDataError
 from model.network import NetworkConfig
 from model.recipes import RECIPES, configure
 from model.splits import in_gate_set
+from model.starting import StartWeights
 from model.synthetic import synthesize_archive
 from model.training import Progress, Stage, TrainingConfig
 
@@ -43,7 +44,11 @@ class Seen:
 
 def workshop(images: Path, run: Path, seen: Seen, training: TrainingConfig = TRAINING) -> Workshop:
     return Workshop(
-        read_labels(images), BuildConfig(network=NETWORK, training=training), weights=None, run=run, report=seen
+        read_labels(images),
+        BuildConfig(network=NETWORK, training=training),
+        weights=StartWeights(otherwise=None),
+        run=run,
+        report=seen,
     )
 
 
@@ -123,12 +128,12 @@ def test_every_recipe_trains_a_step(images: Path, tmp_path: Path) -> None:
         Workshop(
             read_labels(images),
             config.model_copy(update={"training": training}),
-            weights=None,
+            weights=StartWeights(otherwise=None),
             run=tmp_path / name,
             report=seen,
         ).cross_validate([0])
 
-        assert seen.parts == ["fold-0"]
+        assert seen.parts == (["fold-0", "fold-0-MobileNetV2"] if name == "pair" else ["fold-0"])
 
 
 def test_the_papers_recipe_shows_images_at_the_size_its_head_was_built_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from model.explain import Explainer, decode_shown, explain_image, weigh_features
 from model.images import encode_image, measure_image
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
-from model.network import NetworkConfig, build_network
+from model.network import NetworkConfig, build_network, split_network
 from model.pictures import spread_map
 
 PATIENTS = [PatientMetadata(age=50), PatientMetadata()]
@@ -71,32 +72,38 @@ def test_grad_cam_weighs_each_channel_by_its_mean_gradient_and_keeps_what_speaks
 
 
 def test_grad_cam_agrees_with_the_change_of_the_logit(built_network: Explainer) -> None:
-    # Given a network of which the logit is linear in the pooled features, and so in the last map
+    # Given a network, or two, of which the logit is linear in the pooled features, and so in the last map
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     maps = built_network.explain(image, PATIENTS[:1])
 
-    # Then the map is the ReLU of the class's kernel applied to each place, over the number of places
+    # Then the map is the ReLU of the class's kernel applied to each place, over the number of places and networks
     assert maps.attention is None
-    network = built_network._model
+    networks = built_network._models
     pixels = image.astype(np.float32) / 127.5 - 1
-    feature_map = np.asarray(network([pixels, np.zeros((1, network.inputs[1].shape[1]), np.float32)])["feature_map"])
-    kernel = np.asarray(network.get_layer("classifier").kernel)[: feature_map.shape[-1], maps.diagnoses[0]]
-    # Features are positive where they are not 0, and the ReLU behind the pooling lets no other pass.
-    alive = feature_map.mean(axis=(1, 2))[0] > 0
-    expected = np.maximum((feature_map[0] * alive) @ kernel, 0) / (feature_map.shape[1] * feature_map.shape[2])
+    expected = np.zeros(maps.grad_cam[0].shape)
+    for network in networks:
+        said = network([pixels, np.zeros((1, network.inputs[1].shape[1]), np.float32)])
+        feature_map = np.asarray(said["feature_map"])
+        kernel = np.asarray(network.get_layer("classifier").kernel)[: feature_map.shape[-1], maps.diagnoses[0]]
+        # Features are positive where they are not 0, and the ReLU behind the pooling lets no other pass.
+        alive = feature_map.mean(axis=(1, 2))[0] > 0
+        expected += np.maximum((feature_map[0] * alive) @ kernel, 0) / expected.size / len(networks)
     assert maps.grad_cam[0] == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert expected.max() > 0
 
 
-@pytest.fixture(scope="module")
-def built_network() -> Explainer:
-    config = NetworkConfig(backbone="MobileNet", attention="none", metadata="none", input_size=64)
+@pytest.fixture(scope="module", params=[None, "MobileNetV2"])
+def built_network(request: pytest.FixtureRequest) -> Explainer:
+    config = NetworkConfig(
+        backbone="MobileNet", beside=request.param, attention="none", metadata="none", input_size=64
+    )
     network = build_network(config)
     # Random kernels leave next to nothing of an image: a network that says something.
-    for layer in network.get_layer("backbone").layers:
-        if layer.name.endswith("_bn"):
-            gamma, beta, mean, variance = layer.get_weights()
-            layer.set_weights([gamma, beta + 0.5, mean, variance])
+    for one in split_network(network):
+        for layer in one.get_layer("backbone").layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                gamma, beta, mean, variance = layer.get_weights()
+                layer.set_weights([gamma, beta + 0.5, mean, variance])
     return Explainer(network, NetworkPart(**config.model_dump()))
 
 

@@ -17,9 +17,10 @@ from model.cli import main
 from model.crossfit import HeldOut
 from model.dataset import METADATA_FILE, read_labels
 from model.errors import TrainingDiverged
-from model.experiments import BUDGETS, Budget, Experiment, Laboratory, StartWeights, judge, shorten
+from model.experiments import BUDGETS, Budget, Experiment, Laboratory, judge, shorten
 from model.metadata import UNKNOWN
 from model.recipes import RECIPES
+from model.starting import StartWeights
 from model.table_report import write_tables
 from model.tables import LARGE, NUMBERS, TablesReport, plan_tables, repeat_tables
 from model.training import Progress
@@ -80,7 +81,7 @@ def laboratory(
         out=out,
         split="lesion",
         budget=budget,
-        weights=StartWeights(files={}, otherwise=None),
+        weights=StartWeights(otherwise=None),
         one_step=one_step,  # type: ignore[arg-type] # names of backbones
         report=seen or Seen(),
     )
