@@ -163,10 +163,10 @@ def _erase_orphans(connection: Connection, remove_file: RemoveFile) -> int:
     # Both databases answer EXCEPT in one pass over each table; there is no index on an item's input.
     shown = select(Item.input_digest).where(Item.input_digest.is_not(None))
     orphans = select(Result.input_digest).except_(shown)
-    drawn = select(Result.input_digest, Result.model_digest, Result.attention_path)
+    drawn = select(Result.input_digest, Result.model_digest, Result.evidence_path)
     for row in connection.execute(drawn.where(Result.input_digest.in_(orphans))):
         # Most have none: what was drawn after the verdict is not in the ledger, which never changes one.
-        names = {thumb_path(row.input_digest), map_path(row.input_digest, row.model_digest), row.attention_path}
+        names = {thumb_path(row.input_digest), map_path(row.input_digest, row.model_digest), row.evidence_path}
         for path in sorted(filter(None, names)):
             remove_file(path)
     return connection.execute(delete(Result).where(Result.input_digest.in_(orphans))).rowcount

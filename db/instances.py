@@ -38,7 +38,7 @@ class ScreenedInstance:
     refer_reason: str | None
     engine: str
     #: Relative to the artifact store.
-    attention_path: str | None
+    evidence_path: str | None
     #: When the verdict was recorded, seconds since 1970.
     created_at: float
 
@@ -99,7 +99,7 @@ def _select(model_digest: str) -> Select[Any]:
         Result.referred,
         Result.refer_reason,
         Result.engine,
-        Result.attention_path,
+        Result.evidence_path,
         Result.created_at,
         *(getattr(Result, name) for name in _PROBABILITIES),
     )

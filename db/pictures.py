@@ -41,7 +41,7 @@ def thumb_path(input_digest: str) -> str:
 
 
 def map_path(input_digest: str, model_digest: str) -> str:
-    """Name the attention map of an input under a model, relative to the artifact store."""
+    """Name the map of evidence of an input under a model, relative to the artifact store."""
     return f"{MAPS}/{input_digest}.{model_digest[:_MODEL_DIGITS]}"
 
 

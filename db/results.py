@@ -38,7 +38,7 @@ class ResultRow:
     #: What computed it, for example `tensorflow-cpu`.
     engine: str
     #: Relative to the artifact store.
-    attention_path: str | None = None
+    evidence_path: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no verdict: a NaN that reached the ledger would be reported to a physician."""
@@ -67,7 +67,7 @@ class ReportRow:
     refer_reason: str | None
     #: In the order of `CLASSES`.
     probabilities: tuple[float, ...] | None
-    attention_path: str | None
+    evidence_path: str | None
     #: The model that the batch is pinned to.
     model_digest: str
     age: float | None
@@ -141,7 +141,7 @@ def _values(row: ResultRow) -> dict[str, Any]:
         "referred": bool(row.referred),
         "refer_reason": row.refer_reason,
         "engine": row.engine,
-        "attention_path": row.attention_path,
+        "evidence_path": row.evidence_path,
     }
 
 
@@ -284,7 +284,7 @@ def _report(model_digest: str, *, outer: bool) -> Select[Any]:
         Result.malignant_score,
         Result.referred,
         Result.refer_reason,
-        Result.attention_path,
+        Result.evidence_path,
         *(getattr(Result, name) for name in _PROBABILITIES),
     )
     return select(*columns).select_from(Item).join(Result, result_of_item(model_digest), isouter=outer)
@@ -304,7 +304,7 @@ def _report_row(row: Row[Any], model_digest: str) -> ReportRow:
         referred=row.referred,
         refer_reason=row.refer_reason,
         probabilities=tuple(getattr(row, name) for name in _PROBABILITIES) if scored else None,
-        attention_path=row.attention_path,
+        evidence_path=row.evidence_path,
         model_digest=model_digest,
         age=row.age,
         sex=row.sex,

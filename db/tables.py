@@ -261,7 +261,7 @@ class Result(Base):
     refer_reason: Mapped[str | None] = mapped_column(String(64))
     engine: Mapped[str] = mapped_column(String(64))
     #: Relative to the artifact store.
-    attention_path: Mapped[str | None] = mapped_column(Text)
+    evidence_path: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (UniqueConstraint("input_digest", "model_digest"),)

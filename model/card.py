@@ -238,6 +238,7 @@ interval of a sensitivity says little.
 def explanation_section(manifest: Manifest, found: Explanation) -> str:
     """Write the deletion test in Markdown, with what it says of the attention map."""
     names = {"attention": f"{manifest.network.attention} soft attention", "grad_cam": "Grad-CAM (baseline)"}
+    names["evidence"] = "evidence (what worklists draw)"
     names["centre"] = "from the middle outwards (knows nothing of the model)"
     rows = [
         (
@@ -266,25 +267,34 @@ def _conclude(found: Explanation) -> str:
 
 
 def _verdicts(found: Explanation) -> Iterator[str]:
-    attention = found.maps.get("attention")
-    if attention is None or attention.less_than_random.low is None or attention.less_than_random.high is None:
-        return
-    if attention.less_than_random.low > 0:
-        yield "Here the attention map points at what the model uses more than chance does."
-    elif attention.less_than_random.high < 0:
-        yield "Here the attention map points away from what the model uses: do not read it as an explanation."
-    else:
-        yield "Here the attention map is no better than chance, within the noise: do not read it as an explanation."
-    for name, words in (("grad_cam", "Grad-CAM"), ("centre", "The plain order from the middle outwards")):
+    for name, words in (("attention", "the attention map"), ("evidence", "evidence")):
+        if name in found.maps and (said := _against_chance(found.maps[name].less_than_random)):
+            yield f"Here {words} {said}"
+    orders = (
+        ("evidence", "Evidence"),
+        ("grad_cam", "Grad-CAM"),
+        ("centre", "The plain order from the middle outwards"),
+    )
+    for name, words in orders:
         against = found.maps[name].attention_minus if name in found.maps else None
         if against is None or against.low is None or against.high is None:
             continue
         if against.low > 0:
-            yield f"{words} does better."
+            yield f"{words} does better than attention."
         elif against.high < 0:
-            yield f"{words} does worse."
+            yield f"{words} does worse than attention."
         else:
-            yield f"{words} does no better and no worse, within the noise."
+            yield f"{words} does no better and no worse than attention, within the noise."
+
+
+def _against_chance(less_than_random: Interval) -> str | None:
+    if less_than_random.low is None or less_than_random.high is None:
+        return None
+    if less_than_random.low > 0:
+        return "points at what the model uses more than chance does."
+    if less_than_random.high < 0:
+        return "points away from what the model uses: do not read it as an explanation."
+    return "is no better than chance, within the noise: do not read it as an explanation."
 
 
 def _gate(report: GateReport) -> str:

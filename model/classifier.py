@@ -50,7 +50,8 @@ class Prediction:
         prioritised: Whether the score reaches the operating point.
         referred: Whether a person must look whatever the score.
         refer_reason: "unfamiliar_image", "low_confidence", or None.
-        attention: `(h, w)` float32, where the network looked; None of a network without attention.
+        evidence: `(h, w)` float32, how much each place of the image speaks for the diagnosis, see `model.evidence`;
+            None of a network that does not add up places.
     """
 
     probabilities: tuple[float, ...]
@@ -61,7 +62,7 @@ class Prediction:
     prioritised: bool
     referred: bool
     refer_reason: str | None
-    attention: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    evidence: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 class Classifier:
@@ -172,7 +173,7 @@ class Classifier:
             n predictions.
         """
         encoded = encode_metadata(patients, self.metadata_encoding)
-        posteriors, distances, attention = self._engine.run(images, encoded)
+        posteriors, distances, evidence = self._engine.run(images, encoded)
         wide = posteriors.astype(np.float64)
         wide /= wide.sum(axis=1, keepdims=True)
         sure = balanced_confidence(wide, self._prior)
@@ -183,7 +184,7 @@ class Classifier:
                 int(diagnoses[row]),
                 float(sure[row]),
                 float(distances[row]),
-                None if attention is None else attention[row],
+                None if evidence is None else evidence[row],
             )
             for row in range(len(wide))
         ]
@@ -194,7 +195,7 @@ class Classifier:
         diagnosis: int,
         sure: float,
         distance: float,
-        attention: NDArray[np.float32] | None,
+        evidence: NDArray[np.float32] | None,
     ) -> Prediction:
         reason = None
         if distance > self.manifest.referral.max_distance:
@@ -211,7 +212,7 @@ class Classifier:
             prioritised=score >= self.manifest.operating_point.threshold,
             referred=reason is not None,
             refer_reason=reason,
-            attention=attention,
+            evidence=evidence,
         )
 
 

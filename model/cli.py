@@ -120,7 +120,7 @@ def _answer(classifier: Classifier, path: Path, patient: PatientMetadata) -> dic
         return {"rejected": rejected.reason.value}
     told = dataclasses.asdict(classifier.classify(pixels[None], [patient])[0])
     # A picture: `lesion-model explain` draws it.
-    del told["attention"]
+    del told["evidence"]
     return {**told, "probabilities": dict(zip(CLASSES, told["probabilities"], strict=True)), "model": classifier.digest}
 
 

@@ -170,6 +170,8 @@ def _judge_image(
 
     side, grid = len(pixels), maps.grad_cam[0].shape
     heats = {"grad_cam": maps.grad_cam[0], "centre": centre_heat(side)}
+    if maps.evidence is not None:
+        heats = {"evidence": maps.evidence[0], **heats}
     if maps.attention is not None:
         heats = {"attention": maps.attention[0], **heats}
     wanted = [*heats.values(), *([None] * RANDOM_ORDERS)]

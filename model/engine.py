@@ -14,9 +14,10 @@ from model.batches import Batched, share_cores
 from model.calibration import FeatureSpace
 from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_device
 from model.errors import OutOfMemory
+from model.evidence import choose_evidence, with_evidence
 from model.precision import Precision
 
-#: Posteriors, distances and attention of some images.
+#: Posteriors, distances and evidence of some images.
 Answer = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
 
 
@@ -90,8 +91,8 @@ class FrozenGraph:
             metadata: `(n, width)` float32, encoded as the network was built for.
 
         Returns:
-            Posteriors `(n, 7)` float32, distances `(n,)` float32 to the nearest class in feature space, and attention
-            `(n, h, w)` float32, or None of a network without it.
+            Posteriors `(n, 7)` float32, distances `(n,)` float32 to the nearest class in feature space, and evidence
+            `(n, h, w)` float32 for the diagnosis, see `model.evidence`, or None of a network without it.
 
         Raises:
             OutOfMemory: If not even one image fits.
@@ -113,8 +114,8 @@ class FrozenGraph:
 
     def _run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:
         try:
-            posteriors, distances, *attention = self._function(tf.constant(images), tf.constant(metadata))
-            return posteriors.numpy(), distances.numpy(), attention[0].numpy() if attention else None
+            posteriors, distances, *evidence = self._function(tf.constant(images), tf.constant(metadata))
+            return posteriors.numpy(), distances.numpy(), evidence[0].numpy() if evidence else None
         except tf.errors.ResourceExhaustedError:
             raise OutOfMemory(f"{len(images)} images at once do not fit the memory of the {self.device}.") from None
 
@@ -168,17 +169,18 @@ class FrozenGraph:
 
 
 def _join(parts: Sequence[Answer]) -> Answer:
-    attention = [part[2] for part in parts if part[2] is not None]
+    evidence = [part[2] for part in parts if part[2] is not None]
     return (
         np.concatenate([part[0] for part in parts]),
         np.concatenate([part[1] for part in parts]),
-        np.concatenate(attention) if attention else None,
+        np.concatenate(evidence) if evidence else None,
     )
 
 
 def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature: float, space: FeatureSpace) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    extended = with_evidence(network)
     bias = tf.constant(log_prior, tf.float32)
     mean, projection, centres = (tf.constant(part) for part in (space.mean, space.projection, space.centres))
     basis, residual = tf.constant(space.basis(), tf.float32), tf.constant(space.residual, tf.float32)
@@ -192,7 +194,7 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
     )
     def score(images: Any, metadata: Any) -> Any:
         pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
-        outputs = network([pixels, metadata], training=False)
+        outputs = extended([pixels, metadata], training=False)
         posteriors = tf.nn.softmax(outputs["logits"] / temperature + bias)
         features = tf.cast(outputs["features"], tf.float32)
         offsets = features - mean
@@ -205,6 +207,6 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
             cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), prototypes, transpose_b=True)
             angles = (1.0 - tf.reduce_max(cosines, axis=1)) / scales[1]
             distances = tf.sqrt(tf.square(distances) + tf.square(angles))
-        return posteriors, distances, *([tf.cast(outputs["attention"], tf.float32)] if "attention" in outputs else [])
+        return posteriors, distances, *choose_evidence(outputs).values()
 
     return convert_variables_to_constants_v2(score.get_concrete_function())

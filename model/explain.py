@@ -1,4 +1,4 @@
-"""Explains a diagnosis by maps over the image: where soft attention looks, and Grad-CAM."""
+"""Explains a diagnosis by maps over the image: where soft attention looks, evidence, and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.artifact import NetworkPart, read_manifest
 from model.classifier import load_network
+from model.evidence import choose_evidence, with_evidence
 from model.images import decode_image, measure_image
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
@@ -31,11 +32,13 @@ class Maps:
     Attributes:
         diagnoses: `(n,)` class indices: argmax of posterior / prior, which is that of the logits.
         attention: `(n, h, w)` float32, each summing to the number of heads; None for a network without attention.
+        evidence: `(n, h, w)` float32 for the diagnosis, see `model.evidence`; None of a network without it.
         grad_cam: `(n, h, w)` float32, at least 0, for the diagnosis; of two networks, the sum of theirs.
     """
 
     diagnoses: NDArray[np.int64]
     attention: NDArray[np.float32] | None
+    evidence: NDArray[np.float32] | None
     grad_cam: NDArray[np.float32]
 
 
@@ -49,7 +52,7 @@ class Explainer:
 
     def __init__(self, network: keras.Model, config: NetworkPart) -> None:
         self.config = config
-        self._models = [_with_feature_map(one) for one in split_network(network)]
+        self._models = [_with_feature_map(one) for one in split_network(with_evidence(network))]
         self._trace = tf.function(self._explain)
 
     @classmethod
@@ -75,6 +78,7 @@ class Explainer:
         return Maps(
             diagnoses=found["diagnoses"].numpy(),
             attention=found["attention"].numpy() if "attention" in found else None,
+            evidence=found["evidence"].numpy() if "evidence" in found else None,
             grad_cam=found["grad_cam"].numpy(),
         )
 
@@ -83,28 +87,23 @@ class Explainer:
             pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
             tape.watch(pixels)
             outputs = [model([pixels, metadata], training=False) for model in self._models]
-            logits = _mean([one["logits"] for one in outputs])
-            diagnoses = tf.argmax(logits, axis=1)
+            feature_maps = [one.pop("feature_map") for one in outputs]
+            said = {name: sum(one[name] for one in outputs) / len(outputs) for name in outputs[0]}
+            diagnoses = tf.argmax(said["logits"], axis=1)
             # Each image's own logit; images do not touch each other, so the sum's gradient is each one's.
-            asked = tf.reduce_sum(tf.gather(logits, diagnoses, axis=1, batch_dims=1))
-        feature_maps = [one["feature_map"] for one in outputs]
+            asked = tf.reduce_sum(tf.gather(said["logits"], diagnoses, axis=1, batch_dims=1))
         gradients = tape.gradient(asked, feature_maps)
         # What two networks' maps speak for adds up as their logits do; each gradient is of the mean logit already.
-        found = {"diagnoses": diagnoses, "grad_cam": sum(map(weigh_features, feature_maps, gradients))}
-        if "attention" in outputs[0]:
-            found["attention"] = _mean([one["attention"] for one in outputs])
-        return found
+        grad_cam = sum(map(weigh_features, feature_maps, gradients))
+        return {**said, **choose_evidence(said), "diagnoses": diagnoses, "grad_cam": grad_cam}
 
 
 def _with_feature_map(network: keras.Model) -> keras.Model:
     # What attention and pooling both see: the backbone's last map, whatever the network's attention and head.
     feature_map = network.get_layer("pool_features").input
-    outputs = {name: network.output[name] for name in ("logits", "attention") if name in network.output}
+    wanted = [name for name in ("logits", "attention", "evidence") if name in network.output]
+    outputs = {name: network.output[name] for name in wanted}
     return keras.Model(network.inputs, {"feature_map": feature_map, **outputs})
-
-
-def _mean(maps: Sequence[Any]) -> Any:
-    return sum(maps) / len(maps)
 
 
 def weigh_features(feature_map: Any, gradient: Any) -> Any:
@@ -151,8 +150,11 @@ def explain_image(
     """
     maps = explainer.explain(decode_image(data, explainer.config.input_size)[None], [patient])
     pixels = decode_shown(data)
-    heats = {f"Grad-CAM of {CLASSES[int(maps.diagnoses[0])]}": maps.grad_cam[0]}
-    if maps.attention is not None:
-        heats = {f"{explainer.config.attention} soft attention": maps.attention[0], **heats}
+    diagnosis = CLASSES[int(maps.diagnoses[0])]
+    heats = {
+        f"{explainer.config.attention} soft attention": maps.attention,
+        f"Evidence for {diagnosis}": maps.evidence,
+        f"Grad-CAM of {diagnosis}": maps.grad_cam,
+    }
     size = pixels.shape[1], pixels.shape[0]
-    return pixels, {title: spread_map(heat, size) for title, heat in heats.items()}
+    return pixels, {title: spread_map(heat[0], size) for title, heat in heats.items() if heat is not None}

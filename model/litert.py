@@ -33,7 +33,7 @@ _ROUNDS: Final = 5
 
 
 class LiteRT:
-    """Maps decoded images and encoded metadata to posteriors, distances and attention, as `FrozenGraph` does.
+    """Maps decoded images and encoded metadata to posteriors, distances and evidence, as `FrozenGraph` does.
 
     It runs batches of one size, whose memory is planned once: a short one is filled up. Each batch that is worked on
     has an interpreter of its own, see `model.batches.share_cores`.
@@ -79,8 +79,8 @@ class LiteRT:
         """Score a batch, see `FrozenGraph.run`."""
         starts = range(0, len(images), self.batch_size)
         parts = [self._run((images[at : at + self.batch_size], metadata[at : at + self.batch_size])) for at in starts]
-        posteriors, distances, *attention = (np.concatenate(some) for some in zip(*parts, strict=True))
-        return posteriors, distances, attention[0] if attention else None
+        posteriors, distances, *evidence = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return posteriors, distances, evidence[0] if evidence else None
 
     def _run(self, given: tuple[NDArray[Any], NDArray[Any]]) -> list[NDArray[np.float32]]:
         count = len(given[0])

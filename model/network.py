@@ -151,8 +151,8 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
         networks: From `build_network`, each of another backbone, with attention maps of one size.
 
     Returns:
-        A model of the same inputs and outputs: `logits` and `attention` are means over the networks, `features` are
-        those of the first, by which alone distances are measured. It shares the networks' variables.
+        A model of the same inputs and outputs: `features` are those of the first, by which alone distances are
+        measured, and all else is the mean over the networks. It shares the networks' variables.
 
     Raises:
         ModelError: Their attention maps have different sizes.
@@ -165,7 +165,7 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
         raise ModelError("Two backbones whose last maps differ in size cannot stand beside each other.")
     outputs = {
         name: layers.Average(name=f"mean_{name}", dtype="float32")([one[name] for one in said])
-        for name in ("logits", "attention")
+        for name in ("logits", "attention", "evidence")
         if name in said[0]
     }
     return keras.Model(inputs, {**outputs, "features": said[0]["features"]}, name="joined_networks")

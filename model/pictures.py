@@ -1,4 +1,4 @@
-"""Pictures of a screened image for a worklist: a thumbnail of what the network saw, and where it looked."""
+"""Pictures of a screened image for a worklist: what the network saw, small, and what spoke for its diagnosis."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def draw_thumbnail(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
 
 
 def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> bytes:
-    """Draw where the network looked, to be laid over the image.
+    """Draw which places speak for a diagnosis, to be laid over the image.
 
     Args:
-        heat: `(h, w)` float32, at least 0.
+        heat: `(h, w)` float32; what is below 0 speaks against it, and is not drawn.
         size: Width and height of the image; only their ratio counts.
 
     Returns:
@@ -92,11 +92,11 @@ def spread_map(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     """Spread a map over an image, as shares of its largest value.
 
     Args:
-        heat: `(h, w)`, at least 0.
+        heat: `(h, w)`; what is below 0 counts as 0.
         size: Width and height of the image in pixels.
 
     Returns:
         `(height, width)` float32 in [0, 1]; 0 everywhere where the map is.
     """
-    spread = np.maximum(resize_map(heat, size), 0)
+    spread = np.maximum(resize_map(np.maximum(heat, 0), size), 0)
     return spread / np.maximum(spread.max(), np.finfo(np.float32).tiny)

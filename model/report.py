@@ -126,8 +126,8 @@ class Explanation(_Part):
 
     Attributes:
         images: How many images, each of another lesion.
-        maps: Figures of "attention", of "grad_cam" (the baseline), and of "centre" (pixels from the middle outwards,
-            knowing nothing of the model: lesions are photographed in the middle).
+        maps: Figures of "attention", of "evidence" (what worklists draw), of "grad_cam" (the baseline), and of "centre"
+            (pixels from the middle outwards, knowing nothing of the model: lesions are photographed in the middle).
         random: Mean area of the random orders; None if it was not kept.
         fill: What deleted pixels become: the colour of the image's "border", or its "blur".
     """

@@ -1,4 +1,4 @@
-"""Blending: attention over what the network saw, drawn by a child process, because pictures are not ours to open."""
+"""Blending: evidence over what the network saw, drawn by a child process, because pictures are not ours to open."""
 
 import os
 import struct
@@ -55,7 +55,7 @@ class Blender:
             self._child.communicate()
 
     def blend(self, finding: ScreenedInstance) -> Blended | None:
-        """Draw the attention of an instance over its thumbnail.
+        """Draw the evidence of an instance over its thumbnail.
 
         Args:
             finding: What was screened.
@@ -66,10 +66,10 @@ class Blender:
         Raises:
             ServiceProblem: If the drawing process dies.
         """
-        if finding.attention_path is None:
+        if finding.evidence_path is None:
             return None
         thumbnail = self._shelf.read(thumb_path(finding.input_digest))
-        overlay = self._shelf.read(finding.attention_path)
+        overlay = self._shelf.read(finding.evidence_path)
         if not thumbnail or not overlay:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Captures: where the network looked, laid over what it saw, as a DICOM Secondary Capture."""
+"""Captures: what spoke for a diagnosis, laid over what the network saw, as a DICOM Secondary Capture."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 #: Part of the identifiers: raised when what is drawn of the same verdict changes.
-_KIND: Final = "overlay 1"
+_KIND: Final = "overlay 2"
 _SERIES: Final = 99002
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _DERIVATION: Final = (
-    "Scaled down to what the network saw; soft attention laid over it, viridis colours, clear where it is low."
+    "Scaled down to what the network saw; evidence for the diagnosis laid over it, viridis colours, clear where there "
+    "is none."
 )
 
 

@@ -42,7 +42,7 @@ def report(
 ) -> int:
     """Write BATCH as a worklist to read in a browser, or the evaluation of a model.
 
-    A folder of pages that needs no network: lesions ranked by their worst image, with thumbnails, attention and
+    A folder of pages that needs no network: lesions ranked by their worst image, with thumbnails, evidence and
     filters, what could not be assessed, and an overview. Open index.html in it.
 
     With --model: how well the model does, for whom, and where confirmed diagnoses contradict it. Open evaluation.html.

@@ -222,8 +222,9 @@ def _ranking_section(written: Written) -> Markup:
     made = [element("h2", "Ranking", id="ranking-title")]
     explained = (
         f"{written.lesions:,} lesions, the most suspicious first; a lesion ranks by its worst image. "
-        "“Not prioritised” means a score below the operating point, and nothing more. Attention shows what the network "
-        "weighed most in an image; that need not be the lesion, and explains no verdict."
+        "“Not prioritised” means a score below the operating point, and nothing more. Evidence shows which places "
+        "of an image spoke for its diagnosis, as the network added them up; that need not be the lesion, and "
+        "proves nothing."
     )
     made.append(element("p", explained))
     if written.left_out:

@@ -98,5 +98,5 @@ class LightClassifier:
             prioritised=brightness > 0.5,
             referred=brightness > 0.9,
             refer_reason="low_confidence" if brightness > 0.9 else None,
-            attention=np.array([[brightness, 0], [0, 0]], np.float32),
+            evidence=np.array([[brightness, 0], [0, 0]], np.float32),
         )

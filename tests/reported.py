@@ -126,8 +126,8 @@ class ReportedBatch:
         for number, (item, (made, frame)) in enumerate(zip(claim.items, frames, strict=True)):
             digest = hashlib.sha256(f"{made.SOPInstanceUID} {frame}".encode()).hexdigest()
             pixels = np.full((32, 32, 3), 100, np.uint8)
-            attention = np.eye(4, dtype=np.float32)
-            where = pictures.draw(digest, MODEL, pixels, (16, 12), attention) if number < drawn else None
+            evidence = np.eye(4, dtype=np.float32)
+            where = pictures.draw(digest, MODEL, pixels, (16, 12), evidence) if number < drawn else None
             result = verdict(digest, number, where)
             digest_of_file = digests[made.SOPInstanceUID]
             outcomes.append(
@@ -151,7 +151,7 @@ class ReportedBatch:
         return hashlib.sha256(data).hexdigest()
 
 
-def verdict(digest: str, number: int, attention_path: str | None = None) -> ResultRow:
+def verdict(digest: str, number: int, evidence_path: str | None = None) -> ResultRow:
     """Say that it is the class of that number; every other one is above the operating point, every third referred."""
     rest = 0.4 / 6
     probabilities = tuple(0.6 if place == number % 7 else rest for place in range(7))
@@ -165,7 +165,7 @@ def verdict(digest: str, number: int, attention_path: str | None = None) -> Resu
         referred=number % 3 == 0,
         refer_reason="low_confidence" if number % 3 == 0 else None,
         engine="test",
-        attention_path=attention_path,
+        evidence_path=evidence_path,
     )
 
 

@@ -1,4 +1,4 @@
-"""Blending: `python -m worker.blending` lays attention over thumbnails for the producer, which opens no picture."""
+"""Blending: `python -m worker.blending` lays evidence over thumbnails for the producer, which opens no picture."""
 
 import struct
 import sys

@@ -1,4 +1,4 @@
-"""Pictures as the worker draws them: a thumbnail and an attention map a verdict, into the artifact store."""
+"""Pictures as the worker draws them: a thumbnail and a map of evidence a verdict, into the artifact store."""
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,7 +43,7 @@ class PictureStore:
         model_digest: str,
         pixels: NDArray[np.uint8],
         size: tuple[int, int],
-        attention: NDArray[np.float32] | None,
+        evidence: NDArray[np.float32] | None,
     ) -> str | None:
         """Draw an input, in a thread of its own while the network works. Idempotent: the same pixels, the same files.
 
@@ -52,17 +52,17 @@ class PictureStore:
             model_digest: The model that scored it.
             pixels: `(s, s, 3)` uint8 RGB, what the network saw.
             size: Width and height of the image.
-            attention: `(h, w)` float32, where the network looked; None of a network without attention.
+            evidence: `(h, w)` float32 for the diagnosis, see `model.evidence`; None of a network without.
 
         Returns:
             The map's path in the store, where it is once `await_drawn` returns, unless the store did not take it; None
-            of a network without attention.
+            of a network without evidence.
         """
         self._unsettled.add((input_digest, model_digest))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="draw")
-        where = None if attention is None else map_path(input_digest, model_digest)
-        drawing = self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, attention)
+        where = None if evidence is None else map_path(input_digest, model_digest)
+        drawing = self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, evidence)
         self._drawing.append(drawing)
         return where
 
@@ -72,11 +72,11 @@ class PictureStore:
         where: str | None,
         pixels: NDArray[np.uint8],
         size: tuple[int, int],
-        attention: NDArray[np.float32] | None,
+        evidence: NDArray[np.float32] | None,
     ) -> None:
         try:
-            if where is not None and attention is not None:
-                self.shelf.write(where, draw_overlay(attention, size))
+            if where is not None and evidence is not None:
+                self.shelf.write(where, draw_overlay(evidence, size))
             # The thumbnail last: where it is, all is.
             self.shelf.write(thumb, draw_thumbnail(pixels, size))
         except OSError as error:

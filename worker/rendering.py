@@ -99,5 +99,5 @@ def _draw(images: list[tuple[ScoredItem, Any, Any]], model: str, scorer: Scorer,
     shown = np.stack([pixels for _, pixels, _ in images])
     parts = side_by_side(scorer, len(images), lambda some: scorer.classify(shown[some], patients[some]))
     for (item, pixels, size), prediction in zip(images, chain.from_iterable(parts), strict=True):
-        pictures.draw(item.input_digest, model, pixels, size, prediction.attention)
+        pictures.draw(item.input_digest, model, pixels, size, prediction.evidence)
     return len(images)

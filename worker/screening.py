@@ -234,7 +234,7 @@ class Screening:
     def _draw(self, one: Decoded, prediction: Prediction) -> str | None:
         if self.pictures is None or not (prediction.prioritised or prediction.referred):
             return None
-        model, seen = self.claim.model_digest, prediction.attention
+        model, seen = self.claim.model_digest, prediction.evidence
         return self.pictures.draw(one.input_digest, model, one.pixels, one.shown, seen)
 
     def _settle_pictures(self) -> None:
@@ -256,7 +256,7 @@ class Screening:
             referred=prediction.referred,
             refer_reason=prediction.refer_reason,
             engine=self.classifier.engine_name,
-            attention_path=self._draw(one, prediction),
+            evidence_path=self._draw(one, prediction),
         )
         return Scored(
             item_id=one.item.item_id, image_digest=one.image_digest, input_digest=one.input_digest, result=row

@@ -18,7 +18,7 @@ const cards = (() => {
   function picture(image, name) {
     if (!image.thumb) return make("div", { className: "none" }, "No picture was drawn; report --all draws every image.");
     const drawn = [make("img", { src: image.thumb, alt: "Thumbnail of " + name, loading: "lazy" })];
-    if (image.map) drawn.push(make("img", { src: image.map, className: "map", alt: "Attention of the network on " + name }));
+    if (image.map) drawn.push(make("img", { src: image.map, className: "map", alt: "Evidence for the diagnosis of " + name }));
     return make("div", { className: "picture", title: image.map ? "Point at it to see where the network looked" : null }, drawn);
   }
 

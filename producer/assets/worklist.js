@@ -5,7 +5,7 @@ const lesionScreen = (() => {
   const KEPT_PARTS = 80;
   const parts = new Map(), waiting = new Map();
   const find = (id) => document.getElementById(id);
-  const state = { page: 0, order: [], patient: -1, filters: {}, attention: false };
+  const state = { page: 0, order: [], patient: -1, filters: {}, evidence: false };
   let index, worstOfPatient, lesionsOfPatient;
 
   function load(kind, number) {
@@ -72,9 +72,9 @@ const lesionScreen = (() => {
     for (const [id, text, to] of [["first", "First", () => 0], ["previous", "Previous", () => state.page - 1], ["next", "Next", () => state.page + 1], ["last", "Last", () => pages() - 1]]) {
       pager.append(cards.make("button", { type: "button", id, onclick: () => show(to()) }, text));
     }
-    const attention = cards.make("button", { type: "button", id: "attention", "aria-pressed": "false", onclick: toggle }, "Show attention");
-    pager.append(attention, cards.make("span", { className: "keys" },
-      ...[["j", "k"], ["n", "p"], ["a"], ["f"]].flatMap((keys, place) => [...keys.map((key) => cards.make("kbd", null, key)), [" next, previous lesion  ", " page  ", " attention  ", " filters"][place]])));
+    const evidence = cards.make("button", { type: "button", id: "evidence", "aria-pressed": "false", onclick: toggle }, "Show evidence");
+    pager.append(evidence, cards.make("span", { className: "keys" },
+      ...[["j", "k"], ["n", "p"], ["e"], ["f"]].flatMap((keys, place) => [...keys.map((key) => cards.make("kbd", null, key)), [" next, previous lesion  ", " page  ", " evidence  ", " filters"][place]])));
     const unread = find("unread");
     if (unread) unread.addEventListener("toggle", () => unread.open && !find("unread-rows").firstChild && listUnread(0));
   }
@@ -149,10 +149,10 @@ const lesionScreen = (() => {
   }
 
   function toggle() {
-    state.attention = !state.attention;
-    document.body.classList.toggle("attention", state.attention);
-    find("attention").setAttribute("aria-pressed", String(state.attention));
-    find("attention").textContent = state.attention ? "Hide attention" : "Show attention";
+    state.evidence = !state.evidence;
+    document.body.classList.toggle("evidence", state.evidence);
+    find("evidence").setAttribute("aria-pressed", String(state.evidence));
+    find("evidence").textContent = state.evidence ? "Hide evidence" : "Show evidence";
   }
 
   async function listUnread(number) {
@@ -183,7 +183,7 @@ const lesionScreen = (() => {
     const keys = {
       j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
       n: () => turn(1), ArrowRight: () => turn(1), p: () => turn(-1), ArrowLeft: () => turn(-1),
-      a: toggle, f: () => find("filters").elements[0].focus(),
+      e: toggle, f: () => find("filters").elements[0].focus(),
     };
     // Arrows scroll the page until a lesion is chosen.
     if (!keys[event.key] || (event.key.startsWith("Arrow") && !document.activeElement.closest(".card"))) return;

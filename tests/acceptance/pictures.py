@@ -43,13 +43,13 @@ class Office:
 
 
 def photograph_report(browser: Browser, report: Path, out: Path) -> None:
-    """Take the worklist, with attention over its first lesions."""
+    """Take the worklist, with evidence over its first lesions."""
     page = browser.new_page(viewport=SIZE)
     page.goto((report / "index.html").as_uri())
     page.wait_for_selector(".card")
-    page.keyboard.press("a")
+    page.keyboard.press("e")
     page.locator(".card").first.scroll_into_view_if_needed()
-    page.screenshot(path=out / "attention.png")
+    page.screenshot(path=out / "evidence.png")
 
 
 def photograph_flower(browser: Browser, office: Office, out: Path) -> None:

@@ -225,19 +225,19 @@ def test_the_keyboard_moves_from_lesion_to_lesion_and_page_to_page(browser: Read
     browser.press("f")
     assert browser.ask("document.activeElement.name") == "class"
     # Typed into a filter, a letter is a letter
-    browser.press("a")
-    assert browser.ask("document.body.classList.contains('attention')") is False
+    browser.press("e")
+    assert browser.ask("document.body.classList.contains('evidence')") is False
 
 
-def test_attention_is_seen_on_pointing_and_by_a_key(browser: Reader) -> None:
+def test_evidence_is_seen_on_pointing_and_by_a_key(browser: Reader) -> None:
     map_of_second = "document.querySelector('.card:nth-child(2) > .picture img.map')"
     opacity = f"Number(getComputedStyle({map_of_second}).opacity)"
     assert browser.ask(opacity) == 0
 
-    browser.press("a")
+    browser.press("e")
     browser.until(f"{opacity} === 1")
-    assert browser.ask("document.querySelector('#attention').getAttribute('aria-pressed')") == "true"
-    browser.press("a")
+    assert browser.ask("document.querySelector('#evidence').getAttribute('aria-pressed')") == "true"
+    browser.press("e")
     browser.until(f"{opacity} === 0")
 
     browser.point_at(".card:nth-child(2) > .picture")

@@ -81,8 +81,8 @@ def time_steps(classifier: Classifier | LightClassifier, files: Sequence[Path], 
     with timed("pictures of what is flagged or referred"):
         for digest, image, size, one in zip(digests, pixels, shown, predictions, strict=True):
             if one.prioritised or one.referred:
-                if one.attention is not None:
-                    shelf.write(map_path(digest, classifier.digest), draw_overlay(one.attention, size))
+                if one.evidence is not None:
+                    shelf.write(map_path(digest, classifier.digest), draw_overlay(one.evidence, size))
                 shelf.write(thumb_path(digest), draw_thumbnail(image, size))
     return spent
 

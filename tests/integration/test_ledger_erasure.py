@@ -246,7 +246,7 @@ def test_what_a_verdict_had_drawn_goes_before_the_verdict_does(scene: Scene) -> 
     claim = scene.claim(chunk)
     digests = ("1" * 64, "2" * 64, "3" * 64, "3" * 64)
     scene.record(claim, *(scene.scored(one, digest) for one, digest in zip(claim.items, digests, strict=True)))
-    scene.sql("UPDATE result SET attention_path = 'maps/' || substr(input_digest, 1, 1)")
+    scene.sql("UPDATE result SET evidence_path = 'maps/' || substr(input_digest, 1, 1)")
     removed: list[str] = []
 
     # If the patient is forgotten, on a full or broken disk first

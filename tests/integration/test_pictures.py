@@ -69,7 +69,7 @@ def test_what_is_prioritised_or_referred_is_drawn_while_it_is_screened(archive: 
     assert names(store, "thumbs") == {thumb_path(digest) for digest in bright}
     assert names(store, "maps") == {map_path(digest, MODEL) for digest in bright}
     with archive.engine.connect() as connection:
-        told = connection.execute(text("SELECT attention_path FROM result WHERE attention_path IS NOT NULL"))
+        told = connection.execute(text("SELECT evidence_path FROM result WHERE evidence_path IS NOT NULL"))
         assert {row[0] for row in told} == names(store, "maps")
     for path in store.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)

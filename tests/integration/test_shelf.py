@@ -37,9 +37,9 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
 def test_what_one_host_draws_another_finds_and_erases(shelf: Shelf, scene: Scene) -> None:
     # Given two images that a worker has drawn, one with a verdict
     pictures, pixels = PictureStore(shelf=shelf), np.full((32, 32, 3), 90, np.uint8)
-    attention = np.ones((2, 2), np.float32)
+    evidence = np.ones((2, 2), np.float32)
     for digest in ("1" * 64, "2" * 64):
-        assert pictures.draw(digest, MODEL, pixels, (32, 32), attention) == map_path(digest, MODEL)
+        assert pictures.draw(digest, MODEL, pixels, (32, 32), evidence) == map_path(digest, MODEL)
     pictures.await_drawn()
 
     # Then whoever asks the store sees both

@@ -427,7 +427,7 @@ def test_forget_asks_before_it_erases_and_never_says_the_name(door: Door, tmp_pa
         path.write_bytes(b"a map")
     with door.engine.begin() as connection:
         theirs = "SELECT input_digest FROM item WHERE image_id = :i"
-        drawn = text(f"UPDATE result SET attention_path = :p WHERE input_digest = ({theirs})")  # noqa: S608
+        drawn = text(f"UPDATE result SET evidence_path = :p WHERE input_digest = ({theirs})")  # noqa: S608
         connection.execute(drawn, [{"i": "i0", "p": "maps/1.png"}, {"i": "i1", "p": "../../outside.png"}])
 
     # If the answer is no, nothing is erased

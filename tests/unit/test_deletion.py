@@ -133,9 +133,9 @@ def test_orders_are_compared_image_by_image() -> None:
 @pytest.mark.parametrize(
     ("attention", "grad_cam", "said"),
     [
-        (-0.1, -0.2, ["more than chance does", "Grad-CAM does better."]),
-        (0.1, 0.2, ["points away from", "Grad-CAM does worse."]),
-        (0.0, 0.0, ["no better than chance", "Grad-CAM does no better and no worse, within the noise."]),
+        (-0.1, -0.2, ["more than chance does", "Grad-CAM does better than attention."]),
+        (0.1, 0.2, ["points away from", "Grad-CAM does worse than attention."]),
+        (0.0, 0.0, ["no better than chance", "Grad-CAM does no better and no worse than attention, within the noise."]),
     ],
 )
 def test_the_card_says_what_the_intervals_say(

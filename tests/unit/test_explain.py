@@ -94,9 +94,7 @@ def test_grad_cam_agrees_with_the_change_of_the_logit(built_network: Explainer) 
 
 @pytest.fixture(scope="module", params=[None, "MobileNetV2"])
 def built_network(request: pytest.FixtureRequest) -> Explainer:
-    config = NetworkConfig(
-        backbone="MobileNet", beside=request.param, attention="none", metadata="none", input_size=64
-    )
+    config = NetworkConfig(backbone="MobileNet", beside=request.param, attention="none", metadata="none", input_size=64)
     network = build_network(config)
     # Random kernels leave next to nothing of an image: a network that says something.
     for one in split_network(network):
@@ -140,7 +138,8 @@ def test_an_explanation_names_its_maps_and_covers_the_image(explainer: Explainer
     pixels, maps = explain_image(explainer, encode_image(np.zeros((30, 60, 3), np.uint8)), PATIENTS[0])
 
     assert pixels.shape == (30, 60, 3)
-    attention, grad_cam = maps
+    attention, evidence, grad_cam = maps
     assert attention == "corrected soft attention"
+    assert evidence.removeprefix("Evidence for ") == grad_cam.removeprefix("Grad-CAM of ")
     assert grad_cam.removeprefix("Grad-CAM of ") in CLASSES
     assert all(heat.shape == (30, 60) and heat.max() <= 1 for heat in maps.values())

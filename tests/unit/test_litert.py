@@ -37,14 +37,14 @@ def test_any_number_of_images_gets_the_same_answers_in_order(frozen: Any, sample
 
     for count in (1, engine.batch_size, 12):
         # If so many are scored
-        posteriors, distances, attention = engine.run(images[:count], metadata[:count])
+        posteriors, distances, evidence = engine.run(images[:count], metadata[:count])
         expected = frozen.run(images[:count], metadata[:count])
 
         # Then the answers are TensorFlow's
         assert np.abs(posteriors - expected[0]).max() < AGREEMENT
         assert distances == pytest.approx(expected[1], rel=1e-3)
-        assert attention is not None
-        assert np.abs(attention - expected[2]).max() < AGREEMENT * attention.max()
+        assert evidence is not None
+        assert np.abs(evidence - expected[2]).max() < AGREEMENT * evidence.max()
 
 
 def test_a_worker_that_may_choose_scores_with_it_and_its_results_say_so(

@@ -200,7 +200,7 @@ def test_a_models_maps_are_put_to_the_deletion_test(artifact: Path, tmp_path: Pa
 
     assert "Deletion test on 2 images, each of another lesion: pixels take the colour of the image's" in said.stdout
     # And the same question has the same answer, random orders and all
-    assert (found.images, found.fill, set(found.maps)) == (2, "border", {"attention", "grad_cam", "centre"})
+    assert (found.images, found.fill, set(found.maps)) == (2, "border", {"attention", "evidence", "grad_cam", "centre"})
     assert f"| Grad-CAM (baseline) | {found.maps['grad_cam'].area:.3f} |" in said.stdout
 
 

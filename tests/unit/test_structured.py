@@ -60,7 +60,7 @@ FINDING = ScreenedInstance(
     referred=True,
     refer_reason="low_confidence",
     engine="tensorflow-cpu",
-    attention_path="maps/a",
+    evidence_path="maps/a",
     created_at=RECORDED_AT,
 )
 
@@ -317,7 +317,7 @@ def test_an_overlay_says_what_it_shows_and_of_what() -> None:
     assert (found.Rows, found.Columns, found.PhotometricInterpretation) == (31, 33, "RGB")
     assert found.pixel_array.tobytes() == PICTURE.pixels
     assert found.ImageType == ["DERIVED", "SECONDARY"]
-    assert "attention" in found.DerivationDescription
+    assert "evidence" in found.DerivationDescription
     (reference,) = found.SourceImageSequence
     assert reference.ReferencedSOPInstanceUID == "1.2.3.1.9.1"
     assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
