@@ -62,7 +62,7 @@ RECIPES: Final = {
         training=TrainingConfig(),
     ),
     "pair": Recipe(
-        summary="default, and the mean with a MobileNetV2 trained in the same way: better, at twice the cost",
+        summary="default, and the mean with a MobileNetV2 trained in the same way, at twice the cost",
         version=1,
         backbone="MobileNet",
         training=TrainingConfig(),
