@@ -9,6 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # Pictures that are there stay what they were until they are drawn anew; CHANGELOG.md says how.
     op.execute("ALTER TABLE result RENAME COLUMN attention_path TO evidence_path")
 
 
