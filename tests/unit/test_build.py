@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from model.build import BuildConfig, Workshop
+from model.card import read_card
 from model.classifier import Classifier
 from model.cli import main
 from model.dataset import read_labels
@@ -95,16 +96,22 @@ def test_the_plateau_schedule_watches_lesions_it_does_not_train_on(images: Path,
 
 # A fold of so few images has a class in fewer lesions than the parts it is calibrated in.
 @pytest.mark.filterwarnings("ignore:The least populated class")
-def test_training_on_the_command_line_writes_an_artifact_that_loads(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "backbones"), [("default", "MobileNet"), ("pair", "MobileNet and MobileNetV2")], ids=["one", "pair"]
+)
+def test_training_on_the_command_line_writes_an_artifact_that_loads(
+    images: Path, tmp_path: Path, recipe: str, backbones: str
+) -> None:
     folders = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
-    options = ["--backbone", "MobileNet", "--stages", "1x32", "--input-size", "32", "--weights", "none", "--fold", "0"]
+    options = ["--recipe", recipe, "--stages", "1x32", "--input-size", "32", "--weights", "none", "--fold", "0"]
 
     answer = CliRunner().invoke(main, ["train", str(images), *folders, *options])
 
     assert answer.exit_code == 0, answer.output
     classifier = Classifier.load(tmp_path / "model")
     assert classifier.digest in answer.stdout
-    assert (tmp_path / "model" / "MODEL_CARD.md").is_file()
+    assert classifier.manifest.name == f"{backbones} with soft attention"
+    assert f"| network | {backbones}, corrected" in read_card(tmp_path / "model")
     # And once more is refused
     again = CliRunner().invoke(main, ["train", str(images), *folders, *options])
     assert again.exit_code == 2

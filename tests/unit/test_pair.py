@@ -7,14 +7,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from pydantic import ValidationError
 
 from model.artifact import read_manifest
 from model.build import HELD_OUT_FILE, BuildConfig, Workshop
-from model.card import read_card
 from model.classifier import Classifier, load_network, network_arrays
-from model.cli import main
 from model.dataset import read_labels
 from model.errors import ModelError
 from model.litert import LiteRT, agree
@@ -92,20 +89,6 @@ def test_each_is_trained_by_itself_and_their_mean_is_judged(data: Path, tmp_path
     np.testing.assert_array_equal(held_out.logits, (first["logits"] + second["logits"]) / 2)
     np.testing.assert_array_equal(held_out.logits_without_metadata, (first["without"] + second["without"]) / 2)
     np.testing.assert_array_equal(held_out.distances, first["distances"])
-
-
-# A fold of so few images has a class in fewer lesions than the parts it is calibrated in.
-@pytest.mark.filterwarnings("ignore:The least populated class")
-def test_a_pair_is_trained_on_the_command_line_and_written_as_one_model(data: Path, tmp_path: Path) -> None:
-    folders = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
-    options = ["--recipe", "pair", "--stages", "1x32", "--input-size", "32", "--weights", "none", "--fold", "0"]
-
-    answer = CliRunner().invoke(main, ["train", str(data), *folders, *options])
-
-    assert answer.exit_code == 0, answer.output
-    classifier = Classifier.load(tmp_path / "model")
-    assert classifier.manifest.name == "MobileNet and MobileNetV2 with soft attention"
-    assert "| network | MobileNet and MobileNetV2, corrected" in read_card(tmp_path / "model")
 
 
 def test_the_artifact_has_the_weights_of_both_and_both_engines_say_the_same(packed: Path) -> None:
