@@ -23,7 +23,12 @@ def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def cross_entropy(
-    logits: Any, labels: Any, *, shift: NDArray[np.float64], weights: NDArray[np.float64], smoothing: float
+    logits: Any,
+    labels: Any,
+    *,
+    shift: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    spread: NDArray[np.float64] | None = None,
 ) -> Any:
     """Mean over a batch of weights[label] * cross-entropy(logits + shift, label).
 
@@ -35,9 +40,12 @@ def cross_entropy(
         labels: `(n,)` int64.
         shift: `(7,)` added to the logits.
         weights: `(7,)` class weights.
-        smoothing: Share of the target spread evenly over the classes.
+        spread: `(7,)` what each class gets of the target whatever the label; the label gets what is left of 1. None
+            smooths no label.
     """
-    targets = ops.one_hot(labels, len(CLASSES)) * (1.0 - smoothing) + smoothing / len(CLASSES)
+    targets = ops.one_hot(labels, len(CLASSES))
+    if spread is not None:
+        targets = targets * (1.0 - spread.sum()) + ops.convert_to_tensor(spread, "float32")
     losses = -ops.sum(targets * ops.log_softmax(logits + ops.convert_to_tensor(shift, "float32")), axis=-1)
     return ops.mean(losses * ops.take(ops.convert_to_tensor(weights, "float32"), labels))
 

@@ -57,13 +57,13 @@ _NOTEBOOKS: Final = TrainingConfig(
 RECIPES: Final = {
     "default": Recipe(
         summary="ours: balanced softmax, growing images, turned views, masked metadata, averaged weights",
-        version=2,
+        version=3,
         backbone="MobileNet",
         training=TrainingConfig(),
     ),
     "pair": Recipe(
         summary="default, and the mean with a MobileNetV2 trained in the same way, at twice the cost",
-        version=1,
+        version=2,
         backbone="MobileNet",
         training=TrainingConfig(),
     ),
@@ -72,7 +72,11 @@ RECIPES: Final = {
         version=1,
         backbone="MobileNet",
         training=TrainingConfig(
-            stages=(Stage(epochs=30, size=224),), batch_size=64, learning_rate=8e-4, precision="bfloat16"
+            stages=(Stage(epochs=30, size=224),),
+            batch_size=64,
+            learning_rate=8e-4,
+            precision="bfloat16",
+            smooth_to="uniform",
         ),
     ),
     "frozen": Recipe(
@@ -88,6 +92,7 @@ RECIPES: Final = {
             freeze_first_blocks=True,
             augmentation="crops",
             kept_size=CACHED_SIZE,
+            smooth_to="uniform",
         ),
     ),
     "paper-metadata": Recipe(

@@ -69,7 +69,11 @@ class TrainingConfig(BaseModel):
         clip_norm: Global gradient norm; None leaves gradients alone.
         loss: "balanced-softmax", or "weighted" cross-entropy.
         class_weights: Weights of the weighted loss; None takes W_c of the training rows.
-        smoothing: Label smoothing.
+        smoothing: Label smoothing: the share of each target that is spread over the classes.
+        smooth_to: How it is spread. "prior" is as frequent as the classes are, which under the balanced softmax makes
+            none likelier than another. "uniform" is alike (Szegedy et al. 2016, section 7), which makes a rare class
+            likelier than a common one wherever the network is sure: at 0.05, what is a nevus beyond doubt may be no
+            more than 2.3 times as likely a nevus as a dermatofibroma, once frequencies are taken out.
         ema: Decay of the averaged weights and batch statistics a step, which are the result; 0 takes the last ones.
         batch_norm: "frozen" keeps ImageNet's statistics, folded into the convolutions; "trained" follows each batch.
         freeze_first_blocks: Whether the stem and first blocks stay as ImageNet made them.
@@ -96,6 +100,7 @@ class TrainingConfig(BaseModel):
     loss: Literal["balanced-softmax", "weighted"] = "balanced-softmax"
     class_weights: tuple[float, ...] | None = None
     smoothing: float = 0.05
+    smooth_to: Literal["uniform", "prior"] = "prior"
     ema: float = 0.999
     batch_norm: Literal["frozen", "trained"] = "trained"
     freeze_first_blocks: bool = False
@@ -225,7 +230,7 @@ class Trainer:
             averages=[keras.Variable(_values(v), trainable=False) for v in averaged if config.ema],
             decay=config.ema,
             clip_norm=config.clip_norm,
-            loss=lambda outputs, labels: self._loss(outputs, labels, config.smoothing),
+            loss=lambda outputs, labels: self._loss(outputs, labels, self._spread()),
             augmentation=AUGMENTATIONS[config.augmentation],
             images=self.data.images,
         )
@@ -236,8 +241,12 @@ class Trainer:
         weights = self.config.class_weights
         return np.zeros(len(CLASSES)), np.array(weights) if weights else balanced_weights(self.data.labels)
 
-    def _loss(self, outputs: Any, labels: Any, smoothing: float) -> Any:
-        return cross_entropy(outputs["logits"], labels, shift=self._shift, weights=self._weights, smoothing=smoothing)
+    def _spread(self) -> NDArray[np.float64]:
+        even = np.full(len(CLASSES), 1 / len(CLASSES))
+        return self.config.smoothing * (self.data.prior() if self.config.smooth_to == "prior" else even)
+
+    def _loss(self, outputs: Any, labels: Any, spread: NDArray[np.float64] | None = None) -> Any:
+        return cross_entropy(outputs["logits"], labels, shift=self._shift, weights=self._weights, spread=spread)
 
     def run(self, report: Callable[[Progress], None], *, until: Callable[[], bool] = lambda: False) -> None:
         """Train to the last epoch, with a checkpoint after each; then `model` holds the result.
@@ -315,7 +324,7 @@ class Trainer:
             rows = slice(start, start + self.config.batch_size)
             views = resize(data.images[rows], size) / 127.5 - 1.0
             outputs = self._copy([views, ops.convert_to_tensor(data.metadata[rows])], training=False)
-            losses.append(float(self._loss(outputs, data.labels[rows], 0.0)) * len(data.labels[rows]))
+            losses.append(float(self._loss(outputs, data.labels[rows])) * len(data.labels[rows]))
         return sum(losses) / len(data.labels)
 
     def _state(self) -> list[Any]:

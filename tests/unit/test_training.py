@@ -206,7 +206,7 @@ def test_the_offset_turns_what_a_loss_teaches_into_the_posterior(weights: Any, s
     with tf.GradientTape() as tape:
         logits = tf.Variable(np.tile(taught, (7, 1)), dtype=tf.float32)
         losses = [
-            cross_entropy(logits[c : c + 1], tf.constant([c]), shift=shift, weights=weights, smoothing=0) * posterior[c]
+            cross_entropy(logits[c : c + 1], tf.constant([c]), shift=shift, weights=weights) * posterior[c]
             for c in range(7)
         ]
         loss = tf.add_n(losses)
@@ -216,6 +216,29 @@ def test_the_offset_turns_what_a_loss_teaches_into_the_posterior(weights: Any, s
     free = taught + prior_free_offset(prior, shift, weights)
     found = np.exp(free + np.log(prior))
     assert found / found.sum() == pytest.approx(posterior)
+
+
+@pytest.mark.parametrize("smooth_to", ["prior", "uniform"])
+def test_a_network_that_is_sure_of_a_class_holds_the_others_alike_where_labels_are_smoothed_to_the_prior(
+    smooth_to: Any, tmp_path: Path, data: TrainingSet
+) -> None:
+    # Given many images of one class, and one of each other
+    labels = np.array([5] * 10 + [0, 1, 2, 3, 4, 4])
+    uneven = TrainingSet(images=data.images, metadata=data.metadata, labels=labels)
+    config = TrainingConfig(stages=SHORT, smoothing=0.1, smooth_to=smooth_to)
+    loss = Trainer(NETWORK, config, uneven, None, tmp_path).learner.loss
+
+    # If all images look alike and are called the common class, then these logits have the least loss
+    share = class_prior(labels) if smooth_to == "prior" else np.full(7, 1 / 7)
+    best = np.log(0.9 * (np.arange(7) == 5) + 0.1 * share) - np.log(class_prior(labels))
+    with tf.GradientTape() as tape:
+        logits = tf.Variable(best[None], dtype=tf.float32)
+        lost = loss({"logits": logits}, tf.constant([5]))
+    assert np.abs(tape.gradient(lost, logits)).max() < 1e-6
+
+    # Then no other class is likelier than another, while alike shares favour what is rare
+    others = np.delete(best, 5)
+    assert np.ptp(others) == pytest.approx(0 if smooth_to == "prior" else np.log(2), abs=1e-9)
 
 
 def test_a_class_without_images_gets_a_prior_all_the_same() -> None:
