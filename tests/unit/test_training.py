@@ -222,7 +222,7 @@ def test_the_offset_turns_what_a_loss_teaches_into_the_posterior(weights: Any, s
 def test_a_network_that_is_sure_of_a_class_holds_the_others_alike_where_labels_are_smoothed_to_the_prior(
     smooth_to: Any, tmp_path: Path, data: TrainingSet
 ) -> None:
-    # Given many images of one class, and one of each other
+    # Given many images of one class, and one or two of each other
     labels = np.array([5] * 10 + [0, 1, 2, 3, 4, 4])
     uneven = TrainingSet(images=data.images, metadata=data.metadata, labels=labels)
     config = TrainingConfig(stages=SHORT, smoothing=0.1, smooth_to=smooth_to)
