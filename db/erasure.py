@@ -11,7 +11,7 @@ from db.batches import delete_chunks, delete_items
 from db.chunks import settle_chunk
 from db.clock import clock
 from db.control import lock_state
-from db.pictures import map_path, thumb_path
+from db.pictures import thumb_path
 from db.session import empty_write_ahead_log, read, write
 from db.tables import Batch, BatchState, Chunk, ChunkState, Drift, Item, Result
 
@@ -163,10 +163,7 @@ def _erase_orphans(connection: Connection, remove_file: RemoveFile) -> int:
     # Both databases answer EXCEPT in one pass over each table; there is no index on an item's input.
     shown = select(Item.input_digest).where(Item.input_digest.is_not(None))
     orphans = select(Result.input_digest).except_(shown)
-    drawn = select(Result.input_digest, Result.model_digest, Result.evidence_path)
-    for row in connection.execute(drawn.where(Result.input_digest.in_(orphans))):
-        # Most have none: what was drawn after the verdict is not in the ledger, which never changes one.
-        names = {thumb_path(row.input_digest), map_path(row.input_digest, row.model_digest), row.evidence_path}
-        for path in sorted(filter(None, names)):
-            remove_file(path)
+    for input_digest in connection.execute(orphans).scalars():
+        # Most have none: only what is prioritised or referred, and what a report asked for, is drawn.
+        remove_file(thumb_path(input_digest))
     return connection.execute(delete(Result).where(Result.input_digest.in_(orphans))).rowcount

@@ -38,7 +38,8 @@ class ScreenedInstance:
     refer_reason: str | None
     engine: str
     #: Relative to the artifact store.
-    evidence_path: str | None
+    #: As `db.evidence` packs it.
+    evidence: bytes | None
     #: When the verdict was recorded, seconds since 1970.
     created_at: float
 
@@ -99,7 +100,7 @@ def _select(model_digest: str) -> Select[Any]:
         Result.referred,
         Result.refer_reason,
         Result.engine,
-        Result.evidence_path,
+        Result.evidence,
         Result.created_at,
         *(getattr(Result, name) for name in _PROBABILITIES),
     )

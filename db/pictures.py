@@ -1,4 +1,4 @@
-"""Pictures: where the artifact store keeps what was drawn of an image, and which images should have one."""
+"""Pictures: where the artifact store keeps a thumbnail of what was scored, and which images should have one."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,13 +9,8 @@ from sqlalchemy import Engine, select
 from db.session import read
 from db.tables import Batch, Item, ItemState, Result
 
-#: Folders of the artifact store: what the network saw of an image, and where it looked.
+#: Folder of the artifact store: what the network saw of an image, by input digest.
 THUMBS: Final = "thumbs"
-MAPS: Final = "maps"
-
-#: Length of an input digest, and of the part of the model's digest that a map's name ends with.
-_INPUT_DIGITS: Final = 64
-_MODEL_DIGITS: Final = 16
 
 _SCORED: Final = (ItemState.DONE, ItemState.REFERRED)
 
@@ -38,16 +33,6 @@ class ScoredItem:
 def thumb_path(input_digest: str) -> str:
     """Name the thumbnail of an input, relative to the artifact store."""
     return f"{THUMBS}/{input_digest}"
-
-
-def map_path(input_digest: str, model_digest: str) -> str:
-    """Name the map of evidence of an input under a model, relative to the artifact store."""
-    return f"{MAPS}/{input_digest}.{model_digest[:_MODEL_DIGITS]}"
-
-
-def drawn_input(name: str) -> str:
-    """Read the input digest off the name of a thumbnail or map."""
-    return name[:_INPUT_DIGITS]
 
 
 def scored_inputs(engine: Engine, batch_id: int) -> dict[int, list[str]]:

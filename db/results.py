@@ -37,8 +37,8 @@ class ResultRow:
     refer_reason: str | None = None
     #: What computed it, for example `tensorflow-cpu`.
     engine: str
-    #: Relative to the artifact store.
-    evidence_path: str | None = None
+    #: As `db.evidence` packs it; None of a model without.
+    evidence: bytes | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no verdict: a NaN that reached the ledger would be reported to a physician."""
@@ -67,7 +67,6 @@ class ReportRow:
     refer_reason: str | None
     #: In the order of `CLASSES`.
     probabilities: tuple[float, ...] | None
-    evidence_path: str | None
     #: The model that the batch is pinned to.
     model_digest: str
     age: float | None
@@ -141,7 +140,7 @@ def _values(row: ResultRow) -> dict[str, Any]:
         "referred": bool(row.referred),
         "refer_reason": row.refer_reason,
         "engine": row.engine,
-        "evidence_path": row.evidence_path,
+        "evidence": row.evidence,
     }
 
 
@@ -284,7 +283,6 @@ def _report(model_digest: str, *, outer: bool) -> Select[Any]:
         Result.malignant_score,
         Result.referred,
         Result.refer_reason,
-        Result.evidence_path,
         *(getattr(Result, name) for name in _PROBABILITIES),
     )
     return select(*columns).select_from(Item).join(Result, result_of_item(model_digest), isouter=outer)
@@ -304,7 +302,6 @@ def _report_row(row: Row[Any], model_digest: str) -> ReportRow:
         referred=row.referred,
         refer_reason=row.refer_reason,
         probabilities=tuple(getattr(row, name) for name in _PROBABILITIES) if scored else None,
-        evidence_path=row.evidence_path,
         model_digest=model_digest,
         age=row.age,
         sex=row.sex,

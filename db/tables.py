@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -260,8 +261,8 @@ class Result(Base):
     referred: Mapped[bool]
     refer_reason: Mapped[str | None] = mapped_column(String(64))
     engine: Mapped[str] = mapped_column(String(64))
-    #: Relative to the artifact store.
-    evidence_path: Mapped[str | None] = mapped_column(Text)
+    #: Which places speak for the diagnosis, see `db.evidence`; NULL of a model without, and of earlier versions.
+    evidence: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[float] = mapped_column(Double)
 
     __table_args__ = (UniqueConstraint("input_digest", "model_digest"),)

@@ -38,6 +38,8 @@ class WorklistImage:
     probabilities: tuple[float, ...]
     input_digest: str
     image_digest: str
+    #: As `db.evidence` packs it.
+    evidence: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,7 @@ def _images() -> Select[Any]:
         Item.id.label("item_id"),
         *(Item.image_id, Item.path, Item.patient_ref, Item.lesion_id, Item.age, Item.sex, Item.localization),
         *(Item.input_digest, Item.image_digest, Result.diagnosis, Result.confidence, Result.malignant_score),
-        *(Result.referred, Result.refer_reason),
+        *(Result.referred, Result.refer_reason, Result.evidence),
         *(getattr(Result, name) for name in _PROBABILITIES),
     )
     return select(*columns).select_from(Item)

@@ -288,12 +288,6 @@ def resize_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
 
 
-def decode_layer(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture of ours as `(height, width, 4)` uint8 RGB with opacity; RejectedImage where it is none."""
-    image = _open_checked(Frame(width=0, height=0, encoded=data, codings=("PNG",)))
-    return np.asarray(_guard(lambda: image.convert("RGBA"), RejectReason.TRUNCATED), np.uint8)
-
-
 def blur_image(pixels: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
     """Blur `(height, width, 3)` uint8 RGB with a Gaussian of so many pixels' standard deviation."""
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)), np.uint8)

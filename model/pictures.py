@@ -7,10 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.images import decode_image, decode_layer, encode_image, measure_image, resize_map
+from model.images import decode_image, encode_image, measure_image, resize_map
 
-#: Longest side of an overlay in pixels. The network's own map is 5 or 7 wide, and a browser spreads this smoothly.
-OVERLAY_PIXELS: Final = 24
 #: How opaque an overlay is where the map is highest, of 255: the skin stays visible.
 _MOST_OPAQUE: Final = 200
 
@@ -46,40 +44,36 @@ def draw_thumbnail(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     return encode_image(pixels, size=fit_size(size, max(pixels.shape[:2])))
 
 
-def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> bytes:
-    """Draw which places speak for a diagnosis, to be laid over the image.
+def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Draw which places speak for a diagnosis, to be laid over the image; a worklist's page draws the same.
 
     Args:
         heat: `(h, w)` float32; what is below 0 speaks against it, and is not drawn.
-        size: Width and height of the image; only their ratio counts.
+        size: Width and height in pixels.
 
     Returns:
-        A PNG with opacity: viridis, and clear where the map is low, so that the skin is seen.
+        `(height, width, 4)` uint8 RGB with opacity: viridis, and clear where the map is low, so that the skin is seen.
     """
-    shares = spread_map(heat, fit_size(size, OVERLAY_PIXELS))
-    return encode_image(_COLOURS[np.rint(shares * 255).astype(np.uint8)], "PNG")
+    return _COLOURS[np.rint(spread_map(heat, size) * 255).astype(np.uint8)]
 
 
-def blend_overlay(thumbnail: bytes, overlay: bytes) -> NDArray[np.uint8]:
-    """Lay an overlay over its thumbnail, smoothly, as a browser does.
+def blend_overlay(thumbnail: bytes, heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Lay over a thumbnail which places speak for the diagnosis.
 
     Args:
         thumbnail: As `draw_thumbnail` made it.
-        overlay: As `draw_overlay` made it.
+        heat: `(h, w)` float32, see `draw_overlay`.
 
     Returns:
         `(height, width, 3)` uint8 RGB, as large as the thumbnail.
 
     Raises:
-        RejectedImage: If one of them is broken.
+        RejectedImage: If the thumbnail is broken.
     """
-    size, layer = measure_image(thumbnail), decode_layer(overlay).astype(np.float32)
-    ground = decode_image(thumbnail, size)
+    size = measure_image(thumbnail)
+    layer = draw_overlay(heat, size).astype(np.float32)
     opacity = layer[..., 3:] / 255
-    # Weighted before it is spread: what is clear has no colour to spread into its neighbours.
-    weighted = np.concatenate([layer[..., :3] * opacity, opacity], axis=2)
-    spread = np.stack([resize_map(weighted[..., channel], size) for channel in range(4)], axis=2)
-    return np.clip(np.rint(ground * (1 - spread[..., 3:]) + spread[..., :3]), 0, 255).astype(np.uint8)
+    return np.rint(decode_image(thumbnail, size) * (1 - opacity) + layer[..., :3] * opacity).astype(np.uint8)
 
 
 def fit_size(size: tuple[int, int], longest: int) -> tuple[int, int]:

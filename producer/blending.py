@@ -61,30 +61,29 @@ class Blender:
             finding: What was screened.
 
         Returns:
-            The picture, or None where the store does not hold both.
+            The picture, or None where the store does not hold its thumbnail or the ledger its evidence.
 
         Raises:
             ServiceProblem: If the drawing process dies.
         """
-        if finding.evidence_path is None:
+        if finding.evidence is None:
             return None
         thumbnail = self._shelf.read(thumb_path(finding.input_digest))
-        overlay = self._shelf.read(finding.evidence_path)
-        if not thumbnail or not overlay:
+        if not thumbnail:
             return None
         try:
-            width, height, pixels = self._ask(thumbnail, overlay)
+            width, height, pixels = self._ask(thumbnail, finding.evidence)
         except (OSError, struct.error) as error:
             raise ServiceProblem("The process that draws overlays has died; check memory and run again.") from error
         if not width:
             return None
         return Blended(width=width, height=height, pixels=pixels, compressed_bytes=len(thumbnail))
 
-    def _ask(self, thumbnail: bytes, overlay: bytes) -> tuple[int, int, bytes]:
+    def _ask(self, thumbnail: bytes, evidence: bytes) -> tuple[int, int, bytes]:
         child = self._started()
         if child.stdin is None or child.stdout is None:
             raise OSError("no pipe")
-        child.stdin.write(_PAIR.pack(len(thumbnail), len(overlay)) + thumbnail + overlay)
+        child.stdin.write(_PAIR.pack(len(thumbnail), len(evidence)) + thumbnail + evidence)
         child.stdin.flush()
         width, height = _PAIR.unpack(child.stdout.read(_PAIR.size))
         pixels = child.stdout.read(width * height * 3)

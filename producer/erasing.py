@@ -10,7 +10,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from db.erasure import Erased, find_outlived, forget_patient, purge_batches
-from db.pictures import MAPS, THUMBS, drawn_input, inputs_with_result
+from db.pictures import THUMBS, inputs_with_result
 from producer.errors import EXIT_DONE, UsageProblem
 from producer.ledger import open_existing, read_place
 from producer.terminal import name_actor, open_console
@@ -21,6 +21,9 @@ from worker.shelf import Shelf
 _IN_FLIGHT_SECONDS: Final = 3600
 
 _LOOKED_UP_AT_ONCE: Final = 1000
+
+#: Folder of maps that earlier versions drew; today's are in the ledger.
+_FORMER_MAPS: Final = "maps"
 
 #: Where else a patient may be found: this program cannot reach it.
 _NOT_REACHED = (
@@ -87,7 +90,9 @@ def purge(older_than_days: int, *, sure: bool) -> int:
 
 
 def sweep_pictures(engine: Engine, shelf: Shelf) -> int:
-    """Delete pictures without a verdict, which a worker leaves that dies between drawing and recording. Idempotent.
+    """Delete pictures without a verdict, and the maps of earlier versions. Idempotent.
+
+    A worker that dies between drawing and recording leaves a picture without a verdict.
 
     Args:
         engine: The ledger.
@@ -97,15 +102,17 @@ def sweep_pictures(engine: Engine, shelf: Shelf) -> int:
         How many files were deleted. Those of the last hour are left: their verdicts may still be on their way.
     """
     deleted, latest = 0, time.time() - _IN_FLIGHT_SECONDS
-    for folder in (THUMBS, MAPS):
-        settled = (name for name, written in shelf.names(folder) if written < latest)
-        for some in cut(settled, _LOOKED_UP_AT_ONCE):
-            known = inputs_with_result(engine, {drawn_input(name) for name in some})
-            for name in some:
-                # A dot begins the name of what was being written.
-                if name.startswith(".") or drawn_input(name) not in known:
-                    shelf.delete(f"{folder}/{name}")
-                    deleted += 1
+    settled = (name for name, written in shelf.names(THUMBS) if written < latest)
+    for some in cut(settled, _LOOKED_UP_AT_ONCE):
+        # A dot begins the name of what was being written, which is no input's.
+        known = inputs_with_result(engine, some)
+        for name in some:
+            if name not in known:
+                shelf.delete(f"{THUMBS}/{name}")
+                deleted += 1
+    for name, _ in shelf.names(_FORMER_MAPS):
+        shelf.delete(f"{_FORMER_MAPS}/{name}")
+        deleted += 1
     return deleted
 
 

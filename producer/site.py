@@ -83,7 +83,6 @@ def write_report(
     writer = WorklistWriter(
         engine=engine,
         batch_id=batch_id,
-        model_digest=batch.model_digest,
         shelf=shelf,
         folder=data,
         threshold=threshold_of(get_model(engine, batch.model_digest)),

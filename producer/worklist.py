@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine
 
-from db.pictures import map_path, thumb_path
+from db.evidence import unpack_evidence
+from db.pictures import thumb_path
 from db.tables import CLASSES
 from db.worklist import WorklistImage, iter_unread, rank_lesions, read_images
 from producer.budget import shift_prior
@@ -111,7 +112,6 @@ class WorklistWriter:
     Args:
         engine: The ledger.
         batch_id: The batch.
-        model_digest: The batch's model.
         shelf: Of the artifact store, where the pictures are.
         folder: Where the files go.
         threshold: The model's operating point; None where it is not on record.
@@ -120,7 +120,6 @@ class WorklistWriter:
 
     engine: Engine
     batch_id: int
-    model_digest: str
     shelf: Shelf
     folder: Path
     threshold: float | None
@@ -177,7 +176,7 @@ class WorklistWriter:
             "referred": REFER_REASONS.get(image.refer_reason or "", image.refer_reason) if image.referred else None,
             "probabilities": [round(value, 4) for value in image.probabilities],
             "thumb": embed_picture(self.shelf, thumb_path(image.input_digest), "image/jpeg"),
-            "map": embed_picture(self.shelf, map_path(image.input_digest, self.model_digest), "image/png"),
+            "evidence": None if image.evidence is None else share_evidence(image.evidence),
         }
         return {name: value for name, value in told.items() if value is not None}
 
@@ -199,6 +198,20 @@ class WorklistWriter:
             write_call(self.folder / f"unread-{files}.js", "unread", files, rows)
             files += 1
         return files
+
+
+def share_evidence(packed: bytes) -> list[list[int]]:
+    """Say how much each place speaks for a diagnosis, as a page draws it.
+
+    Args:
+        packed: As `db.evidence` packs it.
+
+    Returns:
+        Rows of shares of the largest value in 255ths; what speaks against the diagnosis is 0.
+    """
+    rows = unpack_evidence(packed)
+    most = max(map(max, rows))
+    return [[round(255 * max(value, 0) / most) if most > 0 else 0 for value in row] for row in rows]
 
 
 def embed_picture(shelf: Shelf, relative: str, kind: str) -> str | None:

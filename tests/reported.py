@@ -23,6 +23,7 @@ from sqlalchemy import Engine, text
 
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.chunks import Scored, claim_chunk, record_results
+from db.evidence import pack_evidence
 from db.models import register_model
 from db.results import ResultRow
 from db.tables import CLASSES
@@ -33,6 +34,9 @@ from worker.shelf import FolderShelf
 
 #: When every verdict was recorded.
 RECORDED_AT: Final = 1_700_000_000.25
+
+#: For the diagnosis of every image that is drawn.
+EVIDENCE: Final = pack_evidence(np.eye(4).tolist())
 
 
 def photograph(number: int, *, frames: int = 1, **headers: Any) -> Dataset:
@@ -126,9 +130,9 @@ class ReportedBatch:
         for number, (item, (made, frame)) in enumerate(zip(claim.items, frames, strict=True)):
             digest = hashlib.sha256(f"{made.SOPInstanceUID} {frame}".encode()).hexdigest()
             pixels = np.full((32, 32, 3), 100, np.uint8)
-            evidence = np.eye(4, dtype=np.float32)
-            where = pictures.draw(digest, MODEL, pixels, (16, 12), evidence) if number < drawn else None
-            result = verdict(digest, number, where)
+            if number < drawn:
+                pictures.draw(digest, pixels, (16, 12))
+            result = verdict(digest, number, EVIDENCE if number < drawn else None)
             digest_of_file = digests[made.SOPInstanceUID]
             outcomes.append(
                 Scored(item_id=item.item_id, image_digest=digest_of_file, input_digest=digest, result=result)
@@ -151,7 +155,7 @@ class ReportedBatch:
         return hashlib.sha256(data).hexdigest()
 
 
-def verdict(digest: str, number: int, evidence_path: str | None = None) -> ResultRow:
+def verdict(digest: str, number: int, evidence: bytes | None = None) -> ResultRow:
     """Say that it is the class of that number; every other one is above the operating point, every third referred."""
     rest = 0.4 / 6
     probabilities = tuple(0.6 if place == number % 7 else rest for place in range(7))
@@ -165,7 +169,7 @@ def verdict(digest: str, number: int, evidence_path: str | None = None) -> Resul
         referred=number % 3 == 0,
         refer_reason="low_confidence" if number % 3 == 0 else None,
         engine="test",
-        evidence_path=evidence_path,
+        evidence=evidence,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures as the worker draws them: a thumbnail and a map of evidence a verdict, into the artifact store."""
+"""Pictures as the worker draws them: a thumbnail of what was scored, into the artifact store."""
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +9,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from db.pictures import map_path, thumb_path
-from model.pictures import draw_overlay, draw_thumbnail
+from db.pictures import thumb_path
+from model.pictures import draw_thumbnail
 from worker.shelf import Shelf
 
 #: Encoding lets go of the interpreter's lock, and so does writing.
@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, kw_only=True)
 class PictureStore:
-    """Thumbnails and maps in the artifact store. A picture that cannot be written costs no verdict.
+    """Thumbnails in the artifact store. One that cannot be written costs no verdict.
 
     Args:
         shelf: Of the artifact store.
@@ -29,7 +29,7 @@ class PictureStore:
 
     shelf: Shelf
     #: Inputs drawn since the last `settle`, whose verdicts may not be recorded yet.
-    _unsettled: set[tuple[str, str]] = field(default_factory=set)
+    _unsettled: set[str] = field(default_factory=set)
     _pool: ThreadPoolExecutor | None = None
     _drawing: list[Future[None]] = field(default_factory=list)
 
@@ -37,48 +37,22 @@ class PictureStore:
         """Say whether an input was drawn, by whatever host."""
         return self.shelf.has(thumb_path(input_digest))
 
-    def draw(
-        self,
-        input_digest: str,
-        model_digest: str,
-        pixels: NDArray[np.uint8],
-        size: tuple[int, int],
-        evidence: NDArray[np.float32] | None,
-    ) -> str | None:
-        """Draw an input, in a thread of its own while the network works. Idempotent: the same pixels, the same files.
+    def draw(self, input_digest: str, pixels: NDArray[np.uint8], size: tuple[int, int]) -> None:
+        """Draw an input, in a thread of its own while the network works. Idempotent: the same pixels, the same file.
 
         Args:
             input_digest: What was scored.
-            model_digest: The model that scored it.
             pixels: `(s, s, 3)` uint8 RGB, what the network saw.
             size: Width and height of the image.
-            evidence: `(h, w)` float32 for the diagnosis, see `model.evidence`; None of a network without.
-
-        Returns:
-            The map's path in the store, where it is once `await_drawn` returns, unless the store did not take it; None
-            of a network without evidence.
         """
-        self._unsettled.add((input_digest, model_digest))
+        self._unsettled.add(input_digest)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="draw")
-        where = None if evidence is None else map_path(input_digest, model_digest)
-        drawing = self._pool.submit(self._draw, thumb_path(input_digest), where, pixels, size, evidence)
-        self._drawing.append(drawing)
-        return where
+        self._drawing.append(self._pool.submit(self._draw, thumb_path(input_digest), pixels, size))
 
-    def _draw(
-        self,
-        thumb: str,
-        where: str | None,
-        pixels: NDArray[np.uint8],
-        size: tuple[int, int],
-        evidence: NDArray[np.float32] | None,
-    ) -> None:
+    def _draw(self, where: str, pixels: NDArray[np.uint8], size: tuple[int, int]) -> None:
         try:
-            if where is not None and evidence is not None:
-                self.shelf.write(where, draw_overlay(evidence, size))
-            # The thumbnail last: where it is, all is.
-            self.shelf.write(thumb, draw_thumbnail(pixels, size))
+            self.shelf.write(where, draw_thumbnail(pixels, size))
         except OSError as error:
             _log.warning("picture not written", error=type(error).__name__)
 
@@ -102,14 +76,12 @@ class PictureStore:
             recorded: Which of `unsettled` the ledger has a verdict on.
         """
         self.await_drawn()
-        for input_digest, model_digest in self._unsettled:
-            if input_digest not in recorded:
-                for path in (map_path(input_digest, model_digest), thumb_path(input_digest)):
-                    with contextlib.suppress(OSError):
-                        self.shelf.delete(path)
+        for input_digest in self._unsettled - recorded:
+            with contextlib.suppress(OSError):
+                self.shelf.delete(thumb_path(input_digest))
         self._unsettled.clear()
 
     @property
     def unsettled(self) -> frozenset[str]:
         """Inputs drawn since the last `settle`."""
-        return frozenset(input_digest for input_digest, _ in self._unsettled)
+        return frozenset(self._unsettled)

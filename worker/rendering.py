@@ -2,19 +2,15 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 
 from db.liveness import is_genuine
 from db.pictures import ScoredItem, inputs_with_result, scored_items
-from model.batches import side_by_side
 from model.errors import ArchiveUnavailable, RejectedImage
 from model.images import ObjectRoot, glance_size, read_image_bytes
-from model.metadata import PatientMetadata
 from worker.answering import read_payload
 from worker.child import Child
 from worker.contract import ClaimCheck
@@ -72,7 +68,9 @@ def _draw_chunk(check: ClaimCheck, child: Child) -> int:
             some = pool.map(
                 lambda item: _decode(root, item, scorer, child.settings.max_image_bytes), waiting[start : start + size]
             )
-        drawn += _draw([one for one in some if one is not None], check.model, scorer, pictures)
+        for item, pixels, shown in filter(None, some):
+            pictures.draw(item.input_digest, pixels, shown)
+            drawn += 1
         # Erased in the meantime, perhaps: then nothing of it may stay.
         pictures.settle(inputs_with_result(child.engine, pictures.unsettled))
     _log.info("chunk drawn", batch=check.batch, chunk=check.chunk, items=drawn, model=check.model, worker=child.name)
@@ -90,14 +88,3 @@ def _decode(
         return item, scorer.decode(data, item.frame), glance_size(data, item.frame)
     except RejectedImage:
         return None
-
-
-def _draw(images: list[tuple[ScoredItem, Any, Any]], model: str, scorer: Scorer, pictures: PictureStore) -> int:
-    if not images:
-        return 0
-    patients = [PatientMetadata(age=item.age, sex=item.sex, localization=item.localization) for item, _, _ in images]
-    shown = np.stack([pixels for _, pixels, _ in images])
-    parts = side_by_side(scorer, len(images), lambda some: scorer.classify(shown[some], patients[some]))
-    for (item, pixels, size), prediction in zip(images, chain.from_iterable(parts), strict=True):
-        pictures.draw(item.input_digest, model, pixels, size, prediction.evidence)
-    return len(images)

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from db.chunks import Claim, Rejected, Scored, mark_suspect, record_results, release_chunk
 from db.errors import LeaseLost, SettingsError
+from db.evidence import pack_evidence
 from db.results import ResultRow, stored_inputs
 from model.batches import Batched
 from model.classifier import Prediction
@@ -231,12 +232,6 @@ class Screening:
             self.report.scored += len(waiting)
             self.pass_step("after_predict")
 
-    def _draw(self, one: Decoded, prediction: Prediction) -> str | None:
-        if self.pictures is None or not (prediction.prioritised or prediction.referred):
-            return None
-        model, seen = self.claim.model_digest, prediction.evidence
-        return self.pictures.draw(one.input_digest, model, one.pixels, one.shown, seen)
-
     def _settle_pictures(self) -> None:
         # An item that was erased while we held it has no verdict, and nothing that was drawn of it may stay.
         if self.pictures is None or not (drawn := self.pictures.unsettled):
@@ -245,6 +240,9 @@ class Screening:
         self.pictures.settle(recorded)
 
     def _scored(self, one: Decoded, prediction: Prediction) -> Scored:
+        if self.pictures is not None and (prediction.prioritised or prediction.referred):
+            self.pictures.draw(one.input_digest, one.pixels, one.shown)
+        evidence = prediction.evidence
         row = ResultRow(
             input_digest=one.input_digest,
             model_digest=self.claim.model_digest,
@@ -256,7 +254,7 @@ class Screening:
             referred=prediction.referred,
             refer_reason=prediction.refer_reason,
             engine=self.classifier.engine_name,
-            evidence_path=self._draw(one, prediction),
+            evidence=None if evidence is None else pack_evidence(evidence.tolist()),
         )
         return Scored(
             item_id=one.item.item_id, image_digest=one.image_digest, input_digest=one.input_digest, result=row

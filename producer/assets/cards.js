@@ -15,11 +15,43 @@ const cards = (() => {
 
   const percent = (share) => (share >= 0.9995 || share === 0 || share >= 0.1 ? (100 * share).toFixed(1) : (100 * share).toFixed(2)) + " %";
 
+  // Viridis at nine even steps, and how opaque it is where the evidence is largest, in 255ths: as model/pictures.py has it.
+  const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
+  const MOST_OPAQUE = 200;
+  // Pixels a side; the browser spreads them smoothly over the thumbnail.
+  const SIDE = 24;
+
+  const blend = (from, to, share) => from + (to - from) * share;
+
+  function colour(share) {
+    const at = share * (VIRIDIS.length - 1), first = Math.min(Math.floor(at), VIRIDIS.length - 2);
+    return [...VIRIDIS[first].map((value, channel) => blend(value, VIRIDIS[first + 1][channel], at - first)), share * MOST_OPAQUE];
+  }
+
+  // For each of SIDE places the two values that it stands between, and how far it is from the first to the second.
+  function neighbours(values) {
+    const last = values.length - 1;
+    return Array.from({ length: SIDE }, (_, place) => {
+      const at = Math.min(Math.max((place + 0.5) * values.length / SIDE - 0.5, 0), last), first = Math.floor(at);
+      return [values[first], values[Math.min(first + 1, last)], at - first];
+    });
+  }
+
+  function overlay(rows, name) {
+    const spread = neighbours(rows).flatMap(([above, below, down]) =>
+      neighbours(above.map((value, column) => blend(value, below[column], down))).map((pair) => blend(...pair)));
+    const most = Math.max(...spread) || 1, pixels = new ImageData(SIDE, SIDE);
+    spread.forEach((value, place) => pixels.data.set(colour(value / most), 4 * place));
+    const made = make("canvas", { className: "map", width: SIDE, height: SIDE, role: "img", "aria-label": "Evidence for the diagnosis of " + name });
+    made.getContext("2d").putImageData(pixels, 0, 0);
+    return made;
+  }
+
   function picture(image, name) {
     if (!image.thumb) return make("div", { className: "none" }, "No picture was drawn; report --all draws every image.");
     const drawn = [make("img", { src: image.thumb, alt: "Thumbnail of " + name, loading: "lazy" })];
-    if (image.map) drawn.push(make("img", { src: image.map, className: "map", alt: "Evidence for the diagnosis of " + name }));
-    return make("div", { className: "picture", title: image.map ? "Point at it to see where the network looked" : null }, drawn);
+    if (image.evidence) drawn.push(overlay(image.evidence, name));
+    return make("div", { className: "picture", title: image.evidence ? "Point at it to see what speaks for the diagnosis" : null }, drawn);
   }
 
   function bars(image, classes) {

@@ -115,7 +115,7 @@ def screen(engine: Engine, store: Path) -> None:
         result = replace(base, input_digest=digest, confidence=0.99 - number / 100)
         outcomes.append(Scored(item_id=item.item_id, image_digest=digest, input_digest=digest, result=result))
         if number % 2 == 0:
-            pictures.draw(digest, DIGEST, np.full((40, 40, 3), 200, np.uint8), (4, 3), None)
+            pictures.draw(digest, np.full((40, 40, 3), 200, np.uint8), (4, 3))
     pictures.await_drawn()
     record_results(engine, claim.chunk_id, claim.attempt, model_digest=DIGEST, outcomes=outcomes)
     rows = [

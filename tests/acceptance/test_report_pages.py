@@ -17,10 +17,12 @@ from sqlalchemy import Engine
 
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
 from db.chunks import Rejected, Scored, claim_chunk, record_results
+from db.evidence import pack_evidence
 from db.models import register_model
 from db.results import ResultRow
 from db.session import open_ledger
 from db.tables import CLASSES
+from model.pictures import draw_overlay
 from producer.site import ReportOptions, write_report
 from tests.archive import MODEL
 from tests.chromium import CONTRAST, Reader, chromium
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
 LESIONS = 90
+EVIDENCE = np.eye(5, dtype=np.float32)
 
 
 def result(digest: str, score: float, *, referred: bool) -> ResultRow:
@@ -46,6 +49,7 @@ def result(digest: str, score: float, *, referred: bool) -> ResultRow:
         referred=referred,
         refer_reason="low_confidence" if referred else None,
         engine="test",
+        evidence=pack_evidence(EVIDENCE.tolist()),
     )
 
 
@@ -83,7 +87,7 @@ def fill(engine: Engine, store: Path) -> int:
         scored = result(digest, score, referred=number == 121)
         outcomes.append(Scored(item_id=item.item_id, image_digest=digest, input_digest=digest, result=scored))
         if score >= 0.5:
-            pictures.draw(digest, MODEL, np.full((40, 40, 3), 200, np.uint8), (4, 3), np.eye(5, dtype=np.float32))
+            pictures.draw(digest, np.full((40, 40, 3), 200, np.uint8), (4, 3))
     pictures.await_drawn()
     bad = Rejected(item_id=claim.items[-1].item_id, reason="truncated")
     record_results(engine, claim.chunk_id, claim.attempt, model_digest=MODEL, outcomes=[*outcomes, bad])
@@ -230,7 +234,7 @@ def test_the_keyboard_moves_from_lesion_to_lesion_and_page_to_page(browser: Read
 
 
 def test_evidence_is_seen_on_pointing_and_by_a_key(browser: Reader) -> None:
-    map_of_second = "document.querySelector('.card:nth-child(2) > .picture img.map')"
+    map_of_second = "document.querySelector('.card:nth-child(2) > .picture .map')"
     opacity = f"Number(getComputedStyle({map_of_second}).opacity)"
     assert browser.ask(opacity) == 0
 
@@ -242,6 +246,21 @@ def test_evidence_is_seen_on_pointing_and_by_a_key(browser: Reader) -> None:
 
     browser.point_at(".card:nth-child(2) > .picture")
     browser.until(f"{opacity} === 1")
+
+
+def test_the_page_draws_evidence_as_other_overlays_are_drawn(browser: Reader) -> None:
+    canvas = "document.querySelector('.picture canvas')"
+    side = int(browser.ask(f"{canvas}.width"))
+
+    drawn = browser.ask(f"[...{canvas}.getContext('2d').getImageData(0, 0, {side}, {side}).data]")
+
+    # Colours are kept multiplied by their opacity, so those of what is nearly clear are rough
+    pixels = np.array(drawn).reshape(side, side, 4)
+    expected = draw_overlay(EVIDENCE, (side, side)).astype(int)
+    np.testing.assert_allclose(pixels[..., 3], expected[..., 3], atol=1)
+    opacity = expected[..., 3:] / 255
+    np.testing.assert_allclose(pixels[..., :3] * opacity, expected[..., :3] * opacity, atol=2)
+    assert expected[..., 3].max() == 200
 
 
 def test_a_lesion_below_the_operating_point_is_not_prioritised_and_never_called_benign(browser: Reader) -> None:
@@ -272,6 +291,7 @@ def read_call(path: Path) -> list[Any]:
 
 def test_every_picture_has_a_text_and_every_field_a_label(browser: Reader) -> None:
     assert browser.ask("[...document.images].every((one) => one.alt.length > 10 && one.naturalWidth > 0)") is True
+    assert browser.ask("[...document.querySelectorAll('canvas')].every((one) => one.ariaLabel.length > 10)") is True
     unlabelled = "[...document.querySelectorAll('input, select')].filter((one) => !one.labels.length && !one.ariaLabel)"
     assert browser.ask(f"{unlabelled}.length") == 0
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from db.pictures import map_path, thumb_path
+from db.pictures import thumb_path
 from model.batches import side_by_side
 from model.images import glance_size, read_image_bytes
 from model.metadata import UNKNOWN
-from model.pictures import draw_overlay, draw_thumbnail
+from model.pictures import draw_thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +81,6 @@ def time_steps(classifier: Classifier | LightClassifier, files: Sequence[Path], 
     with timed("pictures of what is flagged or referred"):
         for digest, image, size, one in zip(digests, pixels, shown, predictions, strict=True):
             if one.prioritised or one.referred:
-                if one.evidence is not None:
-                    shelf.write(map_path(digest, classifier.digest), draw_overlay(one.evidence, size))
                 shelf.write(thumb_path(digest), draw_thumbnail(image, size))
     return spent
 

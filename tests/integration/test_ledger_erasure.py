@@ -18,8 +18,7 @@ from db.counts import count_items
 from db.erasure import Erased, find_outlived, forget_patient, purge_batches
 from db.errors import LeaseLost, UnknownBatch
 from db.health import check_batch
-from db.pictures import map_path, thumb_path
-from tests.archive import MODEL
+from db.pictures import thumb_path
 from tests.conftest import Scene
 
 if TYPE_CHECKING:
@@ -241,12 +240,11 @@ def test_a_batch_that_is_taken_up_again_is_not_purged(scene: Scene) -> None:
 
 
 def test_what_a_verdict_had_drawn_goes_before_the_verdict_does(scene: Scene) -> None:
-    # Given two patients, a map of an image of each, and a map of an image that both share
+    # Given two patients, an image of each, and an image that both share
     batch, (chunk,) = _open(scene, _patients_items(scene, PATIENT, "other", PATIENT, "other"))
     claim = scene.claim(chunk)
     digests = ("1" * 64, "2" * 64, "3" * 64, "3" * 64)
     scene.record(claim, *(scene.scored(one, digest) for one, digest in zip(claim.items, digests, strict=True)))
-    scene.sql("UPDATE result SET evidence_path = 'maps/' || substr(input_digest, 1, 1)")
     removed: list[str] = []
 
     # If the patient is forgotten, on a full or broken disk first
@@ -259,6 +257,6 @@ def test_what_a_verdict_had_drawn_goes_before_the_verdict_does(scene: Scene) -> 
     forget_patient(scene.engine, PATIENT, "officer", remove_file=removed.append)
 
     # Then what was drawn of the patient's own verdict is gone, and nothing else
-    assert removed == ["maps/1", map_path("1" * 64, MODEL), thumb_path("1" * 64)]
+    assert removed == [thumb_path("1" * 64)]
     assert count_items(scene.engine, batch).done == 2
     assert check_batch(scene.engine, batch) == []

@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from db.chunks import claim_chunk
 from db.erasure import forget_patient
-from db.pictures import map_path, scored_inputs, thumb_path
+from db.evidence import unpack_evidence
+from db.pictures import scored_inputs, thumb_path
 from tests.archive import MODEL, Archive
 from tests.light_classifier import LightClassifier
 from tests.stack import Stack
@@ -47,8 +48,8 @@ def screen(archive: Archive, batch: int, pictures: PictureStore, model: str = MO
         ).ending
 
 
-def names(store: Path, folder: str) -> set[str]:
-    return {f"{folder}/{path.name}" for path in (store / folder).glob("*")}
+def names(store: Path) -> set[str]:
+    return {str(path.relative_to(store)) for path in (store / "thumbs").glob("*")}
 
 
 def inputs(archive: Archive, batch: int, where: str = "true") -> set[str]:
@@ -64,13 +65,16 @@ def test_what_is_prioritised_or_referred_is_drawn_while_it_is_screened(archive: 
     # If they are screened
     screen(archive, batch, PictureStore(shelf=FolderShelf(store)))
 
-    # Then the two bright ones have a thumbnail and a map that the ledger names, for their owner's eyes only
+    # Then the two bright ones have a thumbnail, for their owner's eyes only
     bright = inputs(archive, batch, "path IN ('200.png', '250.png')")
-    assert names(store, "thumbs") == {thumb_path(digest) for digest in bright}
-    assert names(store, "maps") == {map_path(digest, MODEL) for digest in bright}
+    assert names(store) == {thumb_path(digest) for digest in bright}
+    # And every verdict has the evidence for it, the dark ones' too
     with archive.engine.connect() as connection:
-        told = connection.execute(text("SELECT evidence_path FROM result WHERE evidence_path IS NOT NULL"))
-        assert {row[0] for row in told} == names(store, "maps")
+        told = connection.execute(text("SELECT malignant_score, evidence FROM result")).all()
+    assert [unpack_evidence(row.evidence) for row in told] == [
+        [(pytest.approx(row.malignant_score, rel=1e-3), 0), (0, 0)] for row in told
+    ]
+    assert len(told) == 4
     for path in store.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
     with Image.open(io.BytesIO(next((store / "thumbs").iterdir()).read_bytes())) as found:
@@ -99,18 +103,16 @@ def test_a_patient_who_is_erased_while_screened_leaves_no_picture(archive: Archi
     class Forgetful(PictureStore):
         """Lets the patient be erased after drawing and before recording."""
 
-        def draw(self, *arguments: Any) -> str | None:
-            where = super().draw(*arguments)
+        def draw(self, *arguments: Any) -> None:
+            super().draw(*arguments)
             forget_patient(archive.engine, "200.png", "officer", remove_file=lambda _path: None)
-            return where
 
     # If the patient is erased while the worker holds the image
     screen(archive, batch, Forgetful(shelf=FolderShelf(store)))
 
-    # Then the other one's pictures alone are there
+    # Then the other one's picture alone is there
     (left,) = inputs(archive, batch)
-    assert names(store, "thumbs") == {thumb_path(left)}
-    assert names(store, "maps") == {map_path(left, MODEL)}
+    assert names(store) == {thumb_path(left)}
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_a_worker_draws_the_rest_when_it_is_asked_to(
     stack.start_worker()
     stack.start_feeder()
     stack.until(lambda: archive.counts(batch).open == 0)
-    assert names(store, "thumbs") == set()
+    assert names(store) == set()
     (archive.root / "003.png").write_bytes((archive.root / "000.png").read_bytes())
 
     # If it is asked twice to draw the chunk
@@ -142,8 +144,7 @@ def test_a_worker_draws_the_rest_when_it_is_asked_to(
 
     # Then what was scored is drawn, and not what stands in its file's place now
     drawn = inputs(archive, batch, "path <> '003.png'")
-    assert names(store, "thumbs") == {thumb_path(digest) for digest in drawn}
-    assert names(store, "maps") == {map_path(digest, registered) for digest in drawn}
+    assert names(store) == {thumb_path(digest) for digest in drawn}
     assert archive.counts(batch).done == 4
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from db.pictures import map_path, thumb_path
+from db.pictures import thumb_path
 from producer.erasing import sweep_pictures
 from worker.shelf import FolderShelf
 
@@ -52,7 +52,8 @@ def test_a_report_holds_the_ranking_and_has_the_rest_drawn_when_asked_to(
     # Then the bright ones come first, with pictures, and the dark ones have none
     _, lesions = read_calls(out, "part-0.js")
     assert [image["path"] for (image,) in lesions] == ["250.png", "200.png", "001.png", "000.png"]
-    assert ["thumb" in image and "map" in image for (image,) in lesions] == [True, True, False, False]
+    assert ["thumb" in image for (image,) in lesions] == [True, True, False, False]
+    assert [image["evidence"] for (image,) in lesions] == [[[255, 0], [0, 0]]] * 3 + [[[0, 0], [0, 0]]]
     assert lesions[0][0]["referred"] == "too close to call"
     assert read_calls(out, "unread-0.js") == [0, [["rejected", "not_an_image", "broken", "broken.jpg", None, None]]]
     assert read_calls(out, "index.js")[0]["totals"] == {"lesions": 4, "left_out": 0, "unread": 1, "open": 0}
@@ -97,7 +98,7 @@ def test_an_erased_patient_is_not_in_a_report_that_is_written_again(
     out, store = tmp_path / "report", tmp_path / "home" / "store"
     stack.command("report", 1, "--out", out)
     assert any("Zauberfrau" in path.read_text(encoding="utf-8") for path in out.rglob("*.js"))
-    assert len(list((store / "thumbs").iterdir())) == len(list((store / "maps").iterdir())) == 3
+    assert len(list((store / "thumbs").iterdir())) == 3
 
     # And a page that a longer report has left
     (out / "data" / "part-9.js").write_text("Zauberfrau")
@@ -107,7 +108,7 @@ def test_an_erased_patient_is_not_in_a_report_that_is_written_again(
     stack.command("report", 1, "--out", out)
 
     # Then neither store nor report knows of the patient
-    assert len(list((store / "thumbs").iterdir())) == len(list((store / "maps").iterdir())) == 2
+    assert len(list((store / "thumbs").iterdir())) == 2
     assert not any("Zauberfrau" in path.read_text(encoding="utf-8") for path in out.rglob("*") if path.is_file())
 
 
@@ -120,16 +121,13 @@ def test_a_prevalence_makes_no_sense_without_a_budget_and_beyond_one(archive: Ar
 
 
 def test_pictures_without_a_verdict_are_swept_once_they_are_old(scene: Scene, tmp_path: Path) -> None:
-    # Given pictures with a verdict, without one, a half-written one, and one that was drawn just now
+    # Given pictures with a verdict, without one, a half-written one, one that was drawn just now, and the map of an
+    # earlier version
     batch, (chunk,) = scene.open(1)
     claim = scene.claim(chunk)
     scene.record(claim, scene.scored(claim.items[0], "1" * 64))
-    for name in (
-        thumb_path("1" * 64),
-        map_path("1" * 64, "a" * 64),
-        thumb_path("2" * 64),
-        map_path("2" * 64, "a" * 64),
-    ):
+    former = f"maps/{'1' * 64}.{'a' * 16}"
+    for name in (thumb_path("1" * 64), thumb_path("2" * 64), former):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     draft, fresh = tmp_path / "thumbs" / f".{'1' * 64}.123", tmp_path / thumb_path("3" * 64)
@@ -146,6 +144,6 @@ def test_pictures_without_a_verdict_are_swept_once_they_are_old(scene: Scene, tm
     # Then what has a verdict, or may still get one, is left
     assert deleted == [3, 0]
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*s/*")}
-    assert left == {thumb_path("1" * 64), map_path("1" * 64, "a" * 64), thumb_path("3" * 64)}
+    assert left == {thumb_path("1" * 64), thumb_path("3" * 64)}
     assert sweep_pictures(scene.engine, FolderShelf(tmp_path / "nowhere")) == 0
     assert batch

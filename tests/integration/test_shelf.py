@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from db.pictures import map_path, thumb_path
+from db.pictures import thumb_path
 from producer.erasing import sweep_pictures
 from tests.objects import BUCKET
 from worker.errors import ShelfUnavailable
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Scene
     from tests.objects import ObjectServer
-
-MODEL = "a" * 64
 
 
 @pytest.fixture(params=["folder", "objects"])
@@ -37,9 +35,8 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
 def test_what_one_host_draws_another_finds_and_erases(shelf: Shelf, scene: Scene) -> None:
     # Given two images that a worker has drawn, one with a verdict
     pictures, pixels = PictureStore(shelf=shelf), np.full((32, 32, 3), 90, np.uint8)
-    evidence = np.ones((2, 2), np.float32)
     for digest in ("1" * 64, "2" * 64):
-        assert pictures.draw(digest, MODEL, pixels, (32, 32), evidence) == map_path(digest, MODEL)
+        pictures.draw(digest, pixels, (32, 32))
     pictures.await_drawn()
 
     # Then whoever asks the store sees both
@@ -56,7 +53,7 @@ def test_what_one_host_draws_another_finds_and_erases(shelf: Shelf, scene: Scene
 
     # And a sweep leaves what is young
     assert sweep_pictures(scene.engine, shelf) == 0
-    assert [name for name, _ in shelf.names("maps")] == [map_path("1" * 64, MODEL).removeprefix("maps/")]
+    assert [name for name, _ in shelf.names("thumbs")] == ["1" * 64]
     assert list(shelf.names("nothing")) == []
 
 

@@ -113,7 +113,8 @@ def test_a_migration_makes_the_views_anew_and_an_upgrade_without_one_leaves_them
     with ledger.begin() as connection:
         for name in ("frame", *IDENTIFIERS):
             connection.execute(text(f"ALTER TABLE item DROP COLUMN {name}"))
-        connection.execute(text("ALTER TABLE result RENAME COLUMN evidence_path TO attention_path"))
+        connection.execute(text("ALTER TABLE result DROP COLUMN evidence"))
+        connection.execute(text("ALTER TABLE result ADD COLUMN attention_path TEXT"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
 
     # If it is upgraded, then the view is that of the program

@@ -35,7 +35,6 @@ def _row(name: str, *, scored: bool = True) -> ReportRow:
         referred=False if scored else None,
         refer_reason=None,
         probabilities=(0.1, 0.1, 0.1, 0.1, 0.4, 0.1, 0.1) if scored else None,
-        evidence_path=None,
         model_digest="a" * 64,
         age=None,
         sex=None,

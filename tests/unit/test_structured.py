@@ -60,7 +60,7 @@ FINDING = ScreenedInstance(
     referred=True,
     refer_reason="low_confidence",
     engine="tensorflow-cpu",
-    evidence_path="maps/a",
+    evidence=None,
     created_at=RECORDED_AT,
 )
 
