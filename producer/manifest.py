@@ -162,8 +162,7 @@ class Manifest:
             name = os.fsdecode(path)
             image_id = split_suffix(image if image is not None and not _by_path else name.rpartition("/")[2])[0]
             *said, frames, study, series, instance = values
-            one = _item(name, size, mtime_ns, rejected, image_id, said)
-            one = replace(one, study_uid=study, series_uid=series, instance_uid=instance)
+            one = _item(name, size, mtime_ns, rejected, image_id, said, (study, series, instance))
             for frame in range(1, frames + 1):
                 yield one if frames == 1 else replace(one, frame=frame, image_id=f"{image_id}#{frame}")
         for rejected, key, suffix, image, by_path, *values in self._base.execute(staging.LONE_ROWS):
@@ -232,8 +231,10 @@ def _item(
     rejected: str | None,
     image_id: str,
     values: list[Any],
+    uids: tuple[str | None, ...] = (None, None, None),
 ) -> ItemRow:
     age, sex, localization, lesion_id, patient_ref, label = values
+    study_uid, series_uid, instance_uid = uids
     return ItemRow(
         path=path,
         size=size,
@@ -246,6 +247,9 @@ def _item(
         localization=localization,
         label=label,
         rejected=rejected,
+        study_uid=study_uid,
+        series_uid=series_uid,
+        instance_uid=instance_uid,
     )
 
 
