@@ -14,7 +14,7 @@ from model.artifact import Manifest, read_manifest, read_weights
 from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence, space_shapes
 from model.device import memory_in_use
 from model.errors import ArtifactError
-from model.images import decode_image
+from model.images import DecodedImage, decode_measured
 from model.keras_alone import import_keras
 from model.labels import CLASSES, MALIGNANT_INDEX
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
@@ -147,7 +147,7 @@ class Classifier:
         """
         return memory_in_use()
 
-    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> DecodedImage:
         """Decode an image file to the network's input; any thread may call it.
 
         Args:
@@ -155,12 +155,12 @@ class Classifier:
             frame: Which frame of a DICOM object, from 1; None where it has but one.
 
         Returns:
-            `(s, s, 3)` uint8 RGB.
+            `(s, s, 3)` uint8 RGB, and how large the image is itself.
 
         Raises:
             RejectedImage: The bytes are no usable image.
         """
-        return decode_image(data, self.input_size, frame)
+        return decode_measured(data, self.input_size, frame)
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
         """Score a batch.

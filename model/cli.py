@@ -115,7 +115,7 @@ def _answer(classifier: Classifier, path: Path, patient: PatientMetadata) -> dic
     from model.images import read_image_bytes
 
     try:
-        pixels = classifier.decode(read_image_bytes(path.parent, path.name, max_bytes=MAX_IMAGE_BYTES))
+        pixels = classifier.decode(read_image_bytes(path.parent, path.name, max_bytes=MAX_IMAGE_BYTES)).pixels
     except RejectedImage as rejected:
         return {"rejected": rejected.reason.value}
     told = dataclasses.asdict(classifier.classify(pixels[None], [patient])[0])

@@ -160,7 +160,7 @@ def run_deletion_test(
 def _judge_image(
     classifier: Classifier, explainer: Explainer, row: LabelledImage, fill: Fill, generator: np.random.Generator
 ) -> dict[str, float]:
-    pixels = classifier.decode(read_image(row), row.frame)
+    pixels = classifier.decode(read_image(row), row.frame).pixels
     maps = explainer.explain(pixels[None], [row.patient])
     diagnosis = int(maps.diagnoses[0])
 

@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -20,12 +21,13 @@ from model.files import ObjectRoot, read_image_bytes
 from model.headers import coefficient_bytes
 
 __all__ = [
+    "DecodedImage",
     "ObjectRoot",
     "blur_image",
     "decode_image",
+    "decode_measured",
     "encode_image",
     "filter_warnings",
-    "glance_size",
     "measure_image",
     "read_image_bytes",
     "resize_map",
@@ -86,7 +88,34 @@ _OTHER_FORMATS: Final = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"%!PS", b"8BPS", b
 _BROKEN: Final = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedImage:
+    """An image as a network takes it."""
+
+    #: `(height, width, 3)` uint8 RGB.
+    pixels: NDArray[np.uint8] = field(repr=False)
+    #: Width and height of the image itself as it is seen, upright.
+    shown: tuple[int, int]
+
+
 def decode_image(data: bytes, size: int | tuple[int, int], frame: int | None = None) -> NDArray[np.uint8]:
+    """Decode an image as `decode_measured` does.
+
+    Args:
+        data: The file's bytes.
+        size: Side of the square in pixels, or (width, height).
+        frame: Which frame of a DICOM object, from 1; None where it has but one.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB.
+
+    Raises:
+        RejectedImage: As `decode_measured`.
+    """
+    return decode_measured(data, size, frame).pixels
+
+
+def decode_measured(data: bytes, size: int | tuple[int, int], frame: int | None = None) -> DecodedImage:
     """Decode an image, upright and in RGB, and resize the whole of it.
 
     Rules: EXIF orientation is applied; an alpha channel is laid on white; grey is repeated; 16-bit samples lose
@@ -101,7 +130,7 @@ def decode_image(data: bytes, size: int | tuple[int, int], frame: int | None = N
         frame: Which frame of a DICOM object, from 1; None where it has but one.
 
     Returns:
-        `(height, width, 3)` uint8.
+        Its pixels, and how large it is itself.
 
     Raises:
         RejectedImage: The bytes are no JPEG, PNG or photograph in DICOM, are broken, hold more than 50 megapixels, or
@@ -110,10 +139,12 @@ def decode_image(data: bytes, size: int | tuple[int, int], frame: int | None = N
     target = (size, size) if isinstance(size, int) else size
     found = _find_frame(data, frame)
     if found.rows is not None:
-        return _guard(lambda: _fit_rows(found, target), RejectReason.TRUNCATED)
+        fitted: DecodedImage = _guard(lambda: _fit_rows(found, target), RejectReason.TRUNCATED)
+        return fitted
     coefficients = coefficient_bytes(found.encoded)
     image = _open_checked(found)
-    return _guard(lambda: _convert(image, target, coefficients, found.table), RejectReason.TRUNCATED)
+    decoded: DecodedImage = _guard(lambda: _convert(image, target, coefficients, found.table), RejectReason.TRUNCATED)
+    return decoded
 
 
 def measure_image(data: bytes, frame: int | None = None) -> tuple[int, int]:
@@ -136,30 +167,6 @@ def measure_image(data: bytes, frame: int | None = None) -> tuple[int, int]:
     if image.format == "PNG":
         # Its EXIF block may follow its pixels.
         _guard(image.load, RejectReason.TRUNCATED)
-    return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
-
-
-def glance_size(data: bytes, frame: int | None = None) -> tuple[int, int]:
-    """Measure an image as it is seen from its header alone, for its proportions.
-
-    A PNG whose EXIF block follows its pixels is measured as it lies: to look there would be to decode it.
-
-    Args:
-        data: The file's bytes.
-        frame: As `decode_image` takes it.
-
-    Returns:
-        Width and height in pixels.
-
-    Raises:
-        RejectedImage: As `decode_image`, as far as the header shows it.
-    """
-    found = _find_frame(data, frame)
-    if found.rows is not None:
-        return found.width, found.height
-    image = _open_checked(found)
-    if image.format == "PNG" and "exif" not in image.info:
-        return image.size
     return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 
@@ -204,7 +211,8 @@ def _open_checked(found: Frame) -> Image.Image:
 
 def _convert(
     image: Image.Image, target: tuple[int, int], coefficients: int, table: NDArray[np.uint8] | None
-) -> NDArray[np.uint8]:
+) -> DecodedImage:
+    shown = image.size
     # At least twice the target in both directions, whichever way round EXIF turns it.
     enough = 2 * max(target)
     width, height = float(image.width), float(image.height)
@@ -226,17 +234,21 @@ def _convert(
     )
     # The last row and column of squares may be cut off by the image's border.
     box = (0, 0, width / factor, height / factor)
-    resized = rgb.resize(target[::-1] if orientation in _SIDEWAYS else target, Image.Resampling.BILINEAR, box)
-    return np.asarray(resized.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else resized, np.uint8)
+    if orientation in _SIDEWAYS:
+        shown, target = shown[::-1], target[::-1]
+    resized = rgb.resize(target, Image.Resampling.BILINEAR, box)
+    upright = resized.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else resized
+    return DecodedImage(pixels=np.asarray(upright, np.uint8), shown=shown)
 
 
-def _fit_rows(found: Frame, target: tuple[int, int]) -> NDArray[np.uint8]:
+def _fit_rows(found: Frame, target: tuple[int, int]) -> DecodedImage:
     rows, width, height = found.rows, found.width, found.height
     if rows is None:
         raise RejectedImage(RejectReason.UNREADABLE)
     factor = max(1, min(width // (2 * max(target)), height // (2 * max(target))))
     rgb = _average_squares((width, height), factor, lambda top, bottom: Image.fromarray(rows(top, bottom)))
-    return np.asarray(rgb.resize(target, Image.Resampling.BILINEAR, (0, 0, width / factor, height / factor)), np.uint8)
+    resized = rgb.resize(target, Image.Resampling.BILINEAR, (0, 0, width / factor, height / factor))
+    return DecodedImage(pixels=np.asarray(resized, np.uint8), shown=(width, height))
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -37,7 +37,7 @@ def judge_images(
     """
 
     def decode(row: LabelledImage) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-        return classifier.decode(read_image(row), row.frame)
+        return classifier.decode(read_image(row), row.frame).pixels
 
     said: list[Prediction] = []
     with ThreadPoolExecutor(max_workers=THREADS) as threads:

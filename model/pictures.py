@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.images import decode_image, encode_image, measure_image, resize_map
+from model.images import DecodedImage, decode_image, encode_image, measure_image, resize_map
 
 #: How opaque an overlay is where the map is highest, of 255: the skin stays visible.
 _MOST_OPAQUE: Final = 200
@@ -31,17 +31,16 @@ def _colour_table() -> NDArray[np.uint8]:
 _COLOURS: Final = _colour_table()
 
 
-def draw_thumbnail(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+def draw_thumbnail(image: DecodedImage) -> bytes:
     """Draw what the network saw in the image's own proportions; nothing is decoded a second time.
 
     Args:
-        pixels: `(s, s, 3)` uint8 RGB, the network's input.
-        size: Width and height of the image; only their ratio counts.
+        image: The network's input, and the image's size, of which only the ratio counts.
 
     Returns:
-        A JPEG whose longest side is s.
+        A JPEG whose longest side is the input's.
     """
-    return encode_image(pixels, size=fit_size(size, max(pixels.shape[:2])))
+    return encode_image(image.pixels, size=fit_size(image.shown, max(image.pixels.shape[:2])))
 
 
 def draw_overlay(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:

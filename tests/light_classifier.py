@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.classifier import Prediction
-from model.images import decode_image
+from model.images import DecodedImage, decode_measured
 from model.metadata import MetadataEncoding, PatientMetadata
 
 
@@ -66,12 +66,12 @@ class LightClassifier:
         """Use no GPU."""
         return None
 
-    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> DecodedImage:
         """Decode as the real one does, and do a worker in on the one image that a test names by its brightness."""
-        pixels = decode_image(data, 32, frame)
-        if "LIGHT_VICTIM" in os.environ and int(pixels.mean()) == int(os.environ["LIGHT_VICTIM"]):
+        image = decode_measured(data, 32, frame)
+        if "LIGHT_VICTIM" in os.environ and int(image.pixels.mean()) == int(os.environ["LIGHT_VICTIM"]):
             _DEATHS[os.environ["LIGHT_DEATH"]]()
-        return pixels
+        return image
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
         """Score by brightness, as slowly as LIGHT_SECONDS (a call) and LIGHT_IMAGE_SECONDS (an image) say.

@@ -27,6 +27,7 @@ from db.evidence import pack_evidence
 from db.models import register_model
 from db.results import ResultRow
 from db.tables import CLASSES
+from model.images import DecodedImage
 from tests.archive import MODEL
 from tests.security.canary import CANARY
 from worker.pictures import PictureStore
@@ -129,9 +130,9 @@ class ReportedBatch:
         pictures, outcomes = PictureStore(shelf=FolderShelf(self.store)), []
         for number, (item, (made, frame)) in enumerate(zip(claim.items, frames, strict=True)):
             digest = hashlib.sha256(f"{made.SOPInstanceUID} {frame}".encode()).hexdigest()
-            pixels = np.full((32, 32, 3), 100, np.uint8)
             if number < drawn:
-                pictures.draw(digest, pixels, (16, 12))
+                pixels = np.full((32, 32, 3), 100, np.uint8)
+                pictures.draw(digest, DecodedImage(pixels=pixels, shown=(16, 12)))
             result = verdict(digest, number, EVIDENCE if number < drawn else None)
             digest_of_file = digests[made.SOPInstanceUID]
             outcomes.append(

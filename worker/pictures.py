@@ -5,11 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from db.pictures import thumb_path
+from model.images import DecodedImage
 from model.pictures import draw_thumbnail
 from worker.shelf import Shelf
 
@@ -37,22 +36,21 @@ class PictureStore:
         """Say whether an input was drawn, by whatever host."""
         return self.shelf.has(thumb_path(input_digest))
 
-    def draw(self, input_digest: str, pixels: NDArray[np.uint8], size: tuple[int, int]) -> None:
+    def draw(self, input_digest: str, image: DecodedImage) -> None:
         """Draw an input, in a thread of its own while the network works. Idempotent: the same pixels, the same file.
 
         Args:
             input_digest: What was scored.
-            pixels: `(s, s, 3)` uint8 RGB, what the network saw.
-            size: Width and height of the image.
+            image: As the network saw it.
         """
         self._unsettled.add(input_digest)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="draw")
-        self._drawing.append(self._pool.submit(self._draw, thumb_path(input_digest), pixels, size))
+        self._drawing.append(self._pool.submit(self._draw, thumb_path(input_digest), image))
 
-    def _draw(self, where: str, pixels: NDArray[np.uint8], size: tuple[int, int]) -> None:
+    def _draw(self, where: str, image: DecodedImage) -> None:
         try:
-            self.shelf.write(where, draw_thumbnail(pixels, size))
+            self.shelf.write(where, draw_thumbnail(image))
         except OSError as error:
             _log.warning("picture not written", error=type(error).__name__)
 

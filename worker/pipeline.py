@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from db.chunks import ClaimedItem, Rejected
 from model.errors import RejectedImage
-from model.images import ObjectRoot, glance_size, read_image_bytes
+from model.images import DecodedImage, ObjectRoot, read_image_bytes
 from model.metadata import MetadataEncoding, PatientMetadata, input_digest
 
 #: Items whose digests are looked up together.
@@ -41,10 +38,7 @@ class Decoded:
     patient: PatientMetadata
     image_digest: str
     input_digest: str
-    #: `(size, size, 3)` uint8 RGB.
-    pixels: NDArray[np.uint8] = field(repr=False)
-    #: Width and height of the image itself, in pixels.
-    shown: tuple[int, int]
+    image: DecodedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +61,7 @@ class Source:
     root: Path | ObjectRoot
     max_image_bytes: int
     #: Takes the file's bytes, and which frame of them.
-    decode: Callable[[bytes, int | None], NDArray[np.uint8]]
+    decode: Callable[[bytes, int | None], DecodedImage]
     #: How the model takes metadata, which decides what inputs are the same to it.
     encoding: MetadataEncoding
     #: Which of these input digests have a result.
@@ -108,8 +102,7 @@ class Source:
         """
         self.note_progress()
         try:
-            pixels = self.decode(read.data, read.item.frame)
-            shown = glance_size(read.data, read.item.frame)
+            image = self.decode(read.data, read.item.frame)
         except RejectedImage as rejected:
             return Rejected(item_id=read.item.item_id, reason=rejected.reason, image_digest=read.image_digest)
         return Decoded(
@@ -117,8 +110,7 @@ class Source:
             patient=read.patient,
             image_digest=read.image_digest,
             input_digest=read.input_digest,
-            pixels=pixels,
-            shown=shown,
+            image=image,
         )
 
     def arrive(self, item: ClaimedItem) -> Arrival:

@@ -10,7 +10,7 @@ import structlog
 from db.liveness import is_genuine
 from db.pictures import ScoredItem, inputs_with_result, scored_items
 from model.errors import ArchiveUnavailable, RejectedImage
-from model.images import ObjectRoot, glance_size, read_image_bytes
+from model.images import DecodedImage, ObjectRoot, read_image_bytes
 from worker.answering import read_payload
 from worker.child import Child
 from worker.contract import ClaimCheck
@@ -68,8 +68,8 @@ def _draw_chunk(check: ClaimCheck, child: Child) -> int:
             some = pool.map(
                 lambda item: _decode(root, item, scorer, child.settings.max_image_bytes), waiting[start : start + size]
             )
-        for item, pixels, shown in filter(None, some):
-            pictures.draw(item.input_digest, pixels, shown)
+        for item, image in filter(None, some):
+            pictures.draw(item.input_digest, image)
             drawn += 1
         # Erased in the meantime, perhaps: then nothing of it may stay.
         pictures.settle(inputs_with_result(child.engine, pictures.unsettled))
@@ -79,12 +79,12 @@ def _draw_chunk(check: ClaimCheck, child: Child) -> int:
 
 def _decode(
     root: Path | ObjectRoot, item: ScoredItem, scorer: Scorer, max_bytes: int
-) -> tuple[ScoredItem, Any, Any] | None:
+) -> tuple[ScoredItem, DecodedImage] | None:
     try:
         data = read_image_bytes(root, item.path, max_bytes=max_bytes)
         if hashlib.sha256(data).hexdigest() != item.image_digest:
             # Another image than the one that was scored must not stand beside its verdict.
             return None
-        return item, scorer.decode(data, item.frame), glance_size(data, item.frame)
+        return item, scorer.decode(data, item.frame)
     except RejectedImage:
         return None

@@ -20,6 +20,7 @@ from db.results import ResultRow, stored_inputs
 from model.batches import Batched
 from model.classifier import Prediction
 from model.errors import ArchiveUnavailable
+from model.images import DecodedImage
 from model.metadata import MetadataEncoding, PatientMetadata
 from worker.failpoints import Step, no_failpoint
 from worker.heartbeat import Heartbeat
@@ -45,7 +46,7 @@ class Scorer(Batched, Protocol):
     def memory_in_use(self) -> int | None:
         """Say how many bytes of a GPU it uses; None on a CPU."""
 
-    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> DecodedImage:
         """Decode a file, or one frame of it, to `(size, size, 3)` uint8; any thread may call it."""
 
     def classify(self, images: NDArray[np.uint8], patients: Sequence[PatientMetadata]) -> list[Prediction]:
@@ -218,7 +219,7 @@ class Screening:
             self._scoring.append((waiting, network.submit(self._score, waiting)))
 
     def _score(self, waiting: Sequence[Decoded]) -> list[Prediction]:
-        images = np.stack([one.pixels for one in waiting])
+        images = np.stack([one.image.pixels for one in waiting])
         return self.classifier.classify(images, [one.patient for one in waiting])
 
     def _finish(self, most: int) -> None:
@@ -241,7 +242,7 @@ class Screening:
 
     def _scored(self, one: Decoded, prediction: Prediction) -> Scored:
         if self.pictures is not None and (prediction.prioritised or prediction.referred):
-            self.pictures.draw(one.input_digest, one.pixels, one.shown)
+            self.pictures.draw(one.input_digest, one.image)
         evidence = prediction.evidence
         row = ResultRow(
             input_digest=one.input_digest,

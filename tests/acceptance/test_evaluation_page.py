@@ -25,6 +25,7 @@ from db.results import ResultRow
 from db.session import open_ledger
 from db.tables import CLASSES
 from model.artifact import CARD, MANIFEST, artifact_path, read_manifest, shipped_artifact
+from model.images import DecodedImage
 from model.report import Evaluation
 from producer.cli import cli
 from tests.chromium import CONTRAST, Reader, chromium
@@ -115,7 +116,7 @@ def screen(engine: Engine, store: Path) -> None:
         result = replace(base, input_digest=digest, confidence=0.99 - number / 100)
         outcomes.append(Scored(item_id=item.item_id, image_digest=digest, input_digest=digest, result=result))
         if number % 2 == 0:
-            pictures.draw(digest, np.full((40, 40, 3), 200, np.uint8), (4, 3))
+            pictures.draw(digest, DecodedImage(pixels=np.full((40, 40, 3), 200, np.uint8), shown=(4, 3)))
     pictures.await_drawn()
     record_results(engine, claim.chunk_id, claim.attempt, model_digest=DIGEST, outcomes=outcomes)
     rows = [

@@ -22,6 +22,7 @@ from db.models import register_model
 from db.results import ResultRow
 from db.session import open_ledger
 from db.tables import CLASSES
+from model.images import DecodedImage
 from model.pictures import draw_overlay
 from producer.site import ReportOptions, write_report
 from tests.archive import MODEL
@@ -87,7 +88,7 @@ def fill(engine: Engine, store: Path) -> int:
         scored = result(digest, score, referred=number == 121)
         outcomes.append(Scored(item_id=item.item_id, image_digest=digest, input_digest=digest, result=scored))
         if score >= 0.5:
-            pictures.draw(digest, np.full((40, 40, 3), 200, np.uint8), (4, 3))
+            pictures.draw(digest, DecodedImage(pixels=np.full((40, 40, 3), 200, np.uint8), shown=(4, 3)))
     pictures.await_drawn()
     bad = Rejected(item_id=claim.items[-1].item_id, reason="truncated")
     record_results(engine, claim.chunk_id, claim.attempt, model_digest=MODEL, outcomes=[*outcomes, bad])

@@ -241,7 +241,7 @@ def package(backbone: str | None, folder: Path, sources: Sequence[bytes]) -> Pat
 
 def _score(model: Path, sources: Sequence[bytes]) -> list[Prediction]:
     classifier = Classifier.load(model)
-    return classifier.classify(np.stack([classifier.decode(one) for one in sources]), [UNKNOWN] * len(sources))
+    return classifier.classify(np.stack([classifier.decode(one).pixels for one in sources]), [UNKNOWN] * len(sources))
 
 
 def bench(given: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _warm_up() -> None:
 def _measure(files: list[Path]) -> float:
     begun = time.perf_counter()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        pixels = list(pool.map(lambda path: _loaded[0].decode(path.read_bytes()), files))
+        pixels = list(pool.map(lambda path: _loaded[0].decode(path.read_bytes()).pixels, files))
     classify_all(_loaded[0], np.stack(pixels))
     return len(files) / (time.perf_counter() - begun)
 

@@ -39,7 +39,7 @@ def main(artifact: Path | None, photos: Path | None, variants: int) -> None:
     classifier = Classifier.load(artifact or shipped_artifact())
     for name, images in draw_probes(photos, variants):
         files = [encode_image(pixels, form) for form in ("JPEG", "PNG") for pixels in images]
-        decoded = np.stack([classifier.decode(data) for data in files])
+        decoded = np.stack([classifier.decode(data).pixels for data in files])
         said = [
             one
             for patient in (KNOWN, PatientMetadata())

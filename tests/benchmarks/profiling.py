@@ -13,7 +13,7 @@ import numpy as np
 
 from db.pictures import thumb_path
 from model.batches import side_by_side
-from model.images import glance_size, read_image_bytes
+from model.images import read_image_bytes
 from model.metadata import UNKNOWN
 from model.pictures import draw_thumbnail
 
@@ -73,15 +73,14 @@ def time_steps(classifier: Classifier | LightClassifier, files: Sequence[Path], 
     with timed("digest"):
         digests = [hashlib.sha256(data).hexdigest() for data in found]
     with timed("decode and resize"):
-        pixels = [classifier.decode(data) for data in found]
-        shown = [glance_size(data) for data in found]
-    images = np.stack(pixels)
+        images = [classifier.decode(data) for data in found]
+    pixels = np.stack([image.pixels for image in images])
     with timed("network and verdict", len(os.sched_getaffinity(0))):
-        predictions = classify_all(classifier, images)
+        predictions = classify_all(classifier, pixels)
     with timed("pictures of what is flagged or referred"):
-        for digest, image, size, one in zip(digests, pixels, shown, predictions, strict=True):
+        for digest, image, one in zip(digests, images, predictions, strict=True):
             if one.prioritised or one.referred:
-                shelf.write(thumb_path(digest), draw_thumbnail(image, size))
+                shelf.write(thumb_path(digest), draw_thumbnail(image))
     return spent
 
 

@@ -157,7 +157,7 @@ def test_pictures_are_drawn_of_the_frame_that_was_scored(archive: Archive, stack
     drawn = [_decode(archive.root, item, LightClassifier("a" * 64), 10**7) for item in items]
 
     # Then each is its own frame
-    assert [int(one[1].mean()) for one in drawn if one] == [60, 120]
+    assert [int(one[1].pixels.mean()) for one in drawn if one] == [60, 120]
 
 
 def test_objects_on_object_storage_are_read_as_those_in_a_folder(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from db.pictures import thumb_path
+from model.images import DecodedImage
 from producer.erasing import sweep_pictures
 from tests.objects import BUCKET
 from worker.errors import ShelfUnavailable
@@ -34,9 +35,10 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
 
 def test_what_one_host_draws_another_finds_and_erases(shelf: Shelf, scene: Scene) -> None:
     # Given two images that a worker has drawn, one with a verdict
-    pictures, pixels = PictureStore(shelf=shelf), np.full((32, 32, 3), 90, np.uint8)
+    pictures = PictureStore(shelf=shelf)
+    image = DecodedImage(pixels=np.full((32, 32, 3), 90, np.uint8), shown=(32, 32))
     for digest in ("1" * 64, "2" * 64):
-        pictures.draw(digest, pixels, (32, 32))
+        pictures.draw(digest, image)
     pictures.await_drawn()
 
     # Then whoever asks the store sees both

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.classifier import Prediction
+    from model.images import DecodedImage
     from model.metadata import MetadataEncoding, PatientMetadata
     from tests.archive import Archive
 
@@ -45,7 +46,7 @@ class WatchedClassifier(LightClassifier):
         self.on_decode = on_decode
         self.decoded = 0
 
-    def decode(self, data: bytes, frame: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, frame: int | None = None) -> DecodedImage:
         self.decoded += 1
         self.on_decode()
         return super().decode(data, frame)

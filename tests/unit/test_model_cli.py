@@ -126,7 +126,7 @@ def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Pat
     verdicts = judge_images(classifier, rows)
     assert np.mean(verdicts.diagnoses == verdicts.labels) == pytest.approx(found.accuracy.value)
     for index in (0, 20):
-        pixels = classifier.decode((folder / rows[index].path).read_bytes())
+        pixels = classifier.decode((folder / rows[index].path).read_bytes()).pixels
         (alone,) = classifier.classify(pixels[None], [rows[index].patient])
         assert verdicts.posteriors[index] == pytest.approx(alone.probabilities, abs=1e-5)
         assert CLASSES[verdicts.diagnoses[index]] == alone.diagnosis

@@ -31,7 +31,7 @@ def test_what_shows_no_skin_is_referred(
     files = [encode_image(draw(np.random.default_rng(seed)), image_format) for seed in range(VARIANTS)]
 
     # If they are scored with a patient known and with none
-    images = np.stack([classifier.decode(data) for data in files])
+    images = np.stack([classifier.decode(data).pixels for data in files])
     known = PatientMetadata(age=50, sex="female", localization="back")
     said = [one for patient in (known, PatientMetadata()) for one in classifier.classify(images, [patient] * VARIANTS)]
 
