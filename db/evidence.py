@@ -26,8 +26,11 @@ def pack_evidence(rows: Sequence[Sequence[float]]) -> bytes | None:
     values = list(chain.from_iterable(rows))
     if not all(map(math.isfinite, values)):
         return None
-    kept = (max(-_MOST, min(_MOST, value)) for value in values)
-    return _HEAD.pack(len(rows), len(rows[0])) + struct.pack(f"<{len(values)}e", *kept)
+    head, form = _HEAD.pack(len(rows), len(rows[0])), f"<{len(values)}e"
+    try:
+        return head + struct.pack(form, *values)
+    except OverflowError:
+        return head + struct.pack(form, *(max(-_MOST, min(_MOST, value)) for value in values))
 
 
 def unpack_evidence(packed: bytes) -> list[tuple[float, ...]]:

@@ -14,7 +14,7 @@ from model.images import DecodedImage, ObjectRoot, read_image_bytes
 from model.metadata import MetadataEncoding, PatientMetadata, input_digest
 
 #: Items whose digests are looked up together.
-_GROUP_ITEMS: Final = 16
+_GROUP_ITEMS: Final = 32
 #: Undecoded bytes of one such group, as far as the ledger knows the sizes: bounds the memory on huge files.
 _GROUP_BYTES: Final = 64 * 1024 * 1024
 
