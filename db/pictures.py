@@ -19,13 +19,9 @@ _SCORED: Final = (ItemState.DONE, ItemState.REFERRED)
 class ScoredItem:
     """A scored image on its way to be drawn."""
 
-    item_id: int
     path: str
     #: Of a DICOM object with several frames: which one, from 1.
     frame: int | None
-    age: float | None
-    sex: str | None
-    localization: str | None
     image_digest: str
     input_digest: str
 
@@ -64,16 +60,7 @@ def scored_items(engine: Engine, chunk_id: int) -> tuple[str, list[ScoredItem]]:
         The archive's root as it was submitted, and the items by id.
     """
     source = select(Batch.source).join(Item, Item.batch_id == Batch.id).where(Item.chunk_id == chunk_id).limit(1)
-    columns = (
-        Item.id.label("item_id"),
-        Item.path,
-        Item.frame,
-        Item.age,
-        Item.sex,
-        Item.localization,
-        Item.image_digest,
-        Item.input_digest,
-    )
+    columns = (Item.path, Item.frame, Item.image_digest, Item.input_digest)
     rows = select(*columns).where(Item.chunk_id == chunk_id, Item.state.in_(_SCORED)).order_by(Item.id)
     with read(engine) as connection:
         root = connection.execute(source).scalar_one_or_none() or ""

@@ -68,8 +68,8 @@ def _draw_chunk(check: ClaimCheck, child: Child) -> int:
             some = pool.map(
                 lambda item: _decode(root, item, scorer, child.settings.max_image_bytes), waiting[start : start + size]
             )
-        for item, image in filter(None, some):
-            pictures.draw(item.input_digest, image)
+        for input_digest, image in filter(None, some):
+            pictures.draw(input_digest, image)
             drawn += 1
         # Erased in the meantime, perhaps: then nothing of it may stay.
         pictures.settle(inputs_with_result(child.engine, pictures.unsettled))
@@ -79,12 +79,12 @@ def _draw_chunk(check: ClaimCheck, child: Child) -> int:
 
 def _decode(
     root: Path | ObjectRoot, item: ScoredItem, scorer: Scorer, max_bytes: int
-) -> tuple[ScoredItem, DecodedImage] | None:
+) -> tuple[str, DecodedImage] | None:
     try:
         data = read_image_bytes(root, item.path, max_bytes=max_bytes)
         if hashlib.sha256(data).hexdigest() != item.image_digest:
             # Another image than the one that was scored must not stand beside its verdict.
             return None
-        return item, scorer.decode(data, item.frame)
+        return item.input_digest, scorer.decode(data, item.frame)
     except RejectedImage:
         return None
