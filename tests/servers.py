@@ -53,6 +53,20 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None]:
     return ask_kernel
 
 
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Find the processes of a stack by its LESION_SCREEN_HOME, the caller's own left out."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            # Redis writes its title over its environment, and works in its own folder.
+            here = process.environ().get("LESION_SCREEN_HOME") == str(home) or Path(process.cwd()).is_relative_to(home)
+            if process.pid != os.getpid() and here:
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
 def find_port() -> int:
     """Find a free port of those that the kernel lends to no client: it is still free while a server is down."""
     while True:

@@ -130,7 +130,7 @@ def race(
             seconds, answers[one.name] = one.run(share)
             result.rates.setdefault(one.name, []).append(len(share) / seconds)
         for bound in bounds:
-            result.rates.setdefault(bound.name, []).append(bound.measure(files[: max(_BOUND_FILES, count // 8)]))
+            result.rates.setdefault(bound.name, []).append(bound.measure(files[: max(_BOUND_FILES, count // 4)]))
         expected = answers[Loop.name]
         for found in answers.values():
             shared = expected.keys() & found.keys()

@@ -25,7 +25,7 @@ from producer.local import LocalStack
 from producer.status import batch_status
 from producer.submit import ring_open_chunks, submit_archive
 from tests.benchmarks.one_image import app, load, prepare, score
-from tests.servers import RedisServer
+from tests.servers import RedisServer, processes_of
 from worker.register import register_manifest
 from worker.store import ArtifactStore
 
@@ -65,7 +65,10 @@ class Contender(Protocol):
 
 
 class Ours:
-    """Everything from the archive to the ledger: producer, Redis, feeder, one worker, SQLite."""
+    """Everything from the archive to the ledger: producer, Redis, feeder, one worker, SQLite.
+
+    Its processes are stopped while others run: those that only wait take some of the cores too.
+    """
 
     share = 1.0
 
@@ -91,12 +94,14 @@ class Ours:
         return self
 
     def __exit__(self, *_about: object) -> None:
+        self._signal(signal.SIGCONT)
         self._stack.stop()
         self._ledger.dispose()
 
     def run(self, files: list[Path]) -> tuple[float, Probabilities]:
         """Submit the folder that holds nothing but the files, and wait until the last outcome is in the ledger."""
         folder = files[0].parent
+        self._signal(signal.SIGCONT)
         begun = time.perf_counter()
         submitted = submit_archive(self._ledger, open_archive(folder), name=folder.name, model_digest=self._digest)
         submitting = time.perf_counter() - begun
@@ -106,6 +111,7 @@ class Ours:
             time.sleep(_LOOK_SECONDS)
         # By the ledger's clock: this process looks too seldom to know when the last outcome came.
         seconds = submitting + status.seconds
+        self._signal(signal.SIGSTOP)
         found = {}
         for row in iter_report(self._ledger, submitted.batch):
             assert row.path is not None
@@ -115,6 +121,10 @@ class Ours:
         with self._ledger.connect() as connection:
             self.engine_name = str(connection.scalar(select(Result.engine).limit(1)))
         return seconds, found
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in processes_of(self._home):
+            process.send_signal(number)
 
 
 class Loop:
@@ -176,7 +186,7 @@ class Dataset(Loop):
 class OneImageTasks:
     """A Celery task an image, on as many processes as there are cores, which is Celery's default.
 
-    They are stopped while others run: processes that only wait for a task take some of the cores too.
+    They are stopped while others run, as ours are.
     """
 
     name = "Celery, an image a task"

@@ -19,7 +19,7 @@ from producer.children import Child, ChildPlan
 from producer.errors import ServiceProblem
 from producer.guard import __file__ as guard_file
 from producer.local import LocalStack, child_environment, is_stack_running
-from tests.servers import await_that
+from tests.servers import await_that, processes_of
 from tests.stack import LIGHT
 
 if TYPE_CHECKING:
@@ -215,26 +215,13 @@ def test_a_home_has_one_stack_and_a_second_one_joins_and_takes_over(home: Path) 
                 assert client.ping()
     assert not is_stack_running(home)
     assert not (home / "stack.json").exists()
-    assert not _of_home(home)
-
-
-def _of_home(home: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            # Redis writes its title over its environment, and works in its own folder.
-            here = process.environ().get("LESION_SCREEN_HOME") == str(home) or Path(process.cwd()).is_relative_to(home)
-            if process.pid != os.getpid() and here:
-                found.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return found
+    assert not processes_of(home)
 
 
 def test_a_redis_that_is_killed_comes_back_at_the_same_address(home: Path) -> None:
     with LocalStack(home, workers=0) as stack:
         url = json.loads((home / "stack.json").read_text())["broker_url"]
-        for process in _of_home(home):
+        for process in processes_of(home):
             if "server" in process.name():
                 process.kill()
 
@@ -253,7 +240,7 @@ def test_an_error_inside_the_stack_stops_it(home: Path) -> None:
     with pytest.raises(ZeroDivisionError), LocalStack(home, workers=0):
         raise ZeroDivisionError
 
-    await_that(lambda: not _of_home(home))
+    await_that(lambda: not processes_of(home))
 
 
 def test_a_child_sees_absolute_paths_and_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +281,7 @@ def test_a_run_screens_an_archive_with_a_worker_of_its_own_which_may_die(tmp_pat
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def worker() -> list[psutil.Process]:
-        return [process for process in _of_home(tmp_path / "home") if "screener-1@" in _command_line(process)]
+        return [process for process in processes_of(tmp_path / "home") if "screener-1@" in _command_line(process)]
 
     # If the worker is killed as soon as it is there
     await_that(lambda: any(process.children() for process in worker()), 60)
@@ -308,4 +295,4 @@ def test_a_run_screens_an_archive_with_a_worker_of_its_own_which_may_die(tmp_pat
     report = json.loads(stdout)
     assert (report["found"], report["open"], report["done"] + report["referred"]) == (12, 0, 12)
     assert stderr == ""
-    await_that(lambda: not _of_home(tmp_path / "home"))
+    await_that(lambda: not processes_of(tmp_path / "home"))
