@@ -37,7 +37,6 @@ class ScreenedInstance:
     #: A code.
     refer_reason: str | None
     engine: str
-    #: Relative to the artifact store.
     #: As `db.evidence` packs it.
     evidence: bytes | None
     #: When the verdict was recorded, seconds since 1970.
