@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ __all__ = [
     "read_image_bytes",
     "resize_map",
 ]
+
+T = TypeVar("T")
 
 #: Raised whenever decoding, conversion or resizing changes: it is part of the model's manifest.
 PREPROCESSING_VERSION: Final = 1
@@ -139,12 +141,10 @@ def decode_measured(data: bytes, size: int | tuple[int, int], frame: int | None 
     target = (size, size) if isinstance(size, int) else size
     found = _find_frame(data, frame)
     if found.rows is not None:
-        fitted: DecodedImage = _guard(lambda: _fit_rows(found, target), RejectReason.TRUNCATED)
-        return fitted
+        return _guard(lambda: _fit_rows(found, target), RejectReason.TRUNCATED)
     coefficients = coefficient_bytes(found.encoded)
     image = _open_checked(found)
-    decoded: DecodedImage = _guard(lambda: _convert(image, target, coefficients, found.table), RejectReason.TRUNCATED)
-    return decoded
+    return _guard(lambda: _convert(image, target, coefficients, found.table), RejectReason.TRUNCATED)
 
 
 def measure_image(data: bytes, frame: int | None = None) -> tuple[int, int]:
@@ -170,7 +170,7 @@ def measure_image(data: bytes, frame: int | None = None) -> tuple[int, int]:
     return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 
-def _guard(step: Callable[[], Any], otherwise: RejectReason) -> Any:
+def _guard(step: Callable[[], T], otherwise: RejectReason) -> T:
     # Pillow raises whatever its parsers meet in broken bytes; each of these is the file's fault.
     try:
         return step()
