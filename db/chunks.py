@@ -1,25 +1,30 @@
-"""Chunks: claiming one under a lease, keeping the lease, recording outcomes behind the fence, giving it back."""
+"""Chunks: keeping the lease of one that was claimed, recording outcomes behind the fence, giving it back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, select, update
 
+from db.claims import KILLS_WORKER, QUARANTINE_MARKS, Claim, ClaimedItem, claim_chunk, claim_next
 from db.clock import clock
+from db.counts import settle_chunk
 from db.errors import LeaseLost, MissingResult, ModelMismatch, UnknownItem
 from db.feed import RungChunk, drop_feeder_lease, open_chunks, ring_chunks, take_feeder_lease
 from db.results import ResultRow, insert_results, referred_by_input
 from db.session import write
-from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
+from db.tables import Batch, Chunk, ChunkState, Item, ItemState
 
 __all__ = [
+    "KILLS_WORKER",
+    "QUARANTINE_MARKS",
     "Claim",
     "ClaimedItem",
     "Rejected",
     "RungChunk",
     "Scored",
     "claim_chunk",
+    "claim_next",
     "drop_feeder_lease",
     "extend_lease",
     "mark_suspect",
@@ -29,49 +34,6 @@ __all__ = [
     "ring_chunks",
     "take_feeder_lease",
 ]
-
-#: An item that was being opened while so many attempts died is quarantined.
-QUARANTINE_MARKS = 3
-
-#: Reason code of a quarantined item.
-KILLS_WORKER = "kills_worker"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedItem:
-    """One open item of a claimed chunk, with the metadata that the model sees."""
-
-    item_id: int
-    #: Relative to the archive's root.
-    path: str
-    #: Bytes, when it was submitted.
-    size: int | None
-    mtime_ns: int | None
-    #: Years.
-    age: float | None
-    sex: str | None
-    localization: str | None
-    #: Attempts that died on it.
-    marks: int
-    #: Of a DICOM object with several frames: which one, from 1.
-    frame: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A chunk that is leased to the caller."""
-
-    chunk_id: int
-    batch_id: int
-    #: The fence: every later call about this chunk must name it.
-    attempt: int
-    #: Leases of this chunk that expired; from the first on, work one item at a time and mark it before opening it.
-    crashes: int
-    model_digest: str
-    #: The archive's root, as it was submitted.
-    source: str
-    #: The items that are still open, by id.
-    items: tuple[ClaimedItem, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,84 +57,6 @@ class Rejected:
     #: A code, never free text.
     reason: str
     image_digest: str | None = None
-
-
-def claim_chunk(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float) -> Claim | None:
-    """Lease a chunk, if it is there to be had. Not idempotent: each success is a new attempt; its own transaction.
-
-    A lease that expired is taken over and counted as a crash. An item that was marked at that moment gets a mark of
-    its own, and with the third it is quarantined here, which may end the chunk.
-
-    Args:
-        engine: The ledger.
-        chunk_id: The chunk, as a message named it.
-        worker: Who claims it.
-        lease_seconds: How long the lease lasts unless it is extended.
-
-    Returns:
-        The claim, or None where the chunk is unknown, finished or leased by a live worker, or its batch is not open.
-    """
-    with write(engine) as connection:
-        # Shared by claims, exclusive to pause and cancel. Without it, READ COMMITTED would let a claim that began
-        # before a pause succeed after it.
-        columns = (Batch.id, Batch.state, Batch.model_digest, Batch.source)
-        mine = select(*columns).join(Chunk, Chunk.batch_id == Batch.id).where(Chunk.id == chunk_id)
-        batch = connection.execute(mine.with_for_update(read=True, of=Batch)).one_or_none()
-        if batch is None or batch.state != BatchState.OPEN:
-            return None
-        claimed = _take_lease(connection, chunk_id, worker, lease_seconds)
-        if claimed is None:
-            return None
-        if claimed.suspect_item_id is not None:
-            _mark_killer(connection, chunk_id, claimed.suspect_item_id)
-        items = _open_items(connection, chunk_id)
-        if not items:
-            return None
-        return Claim(
-            chunk_id=chunk_id,
-            batch_id=batch.id,
-            attempt=claimed.attempt,
-            crashes=claimed.crashes,
-            model_digest=batch.model_digest,
-            source=batch.source,
-            items=items,
-        )
-
-
-def _take_lease(
-    connection: Connection, chunk_id: int, worker: str, lease_seconds: float
-) -> Row[int, int, int | None] | None:
-    expired = and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
-    taken = (
-        update(Chunk)
-        .where(Chunk.id == chunk_id, or_(Chunk.state == ChunkState.OPEN, expired))
-        .values(
-            state=ChunkState.RUNNING,
-            attempt=Chunk.attempt + 1,
-            crashes=Chunk.crashes + case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
-            lease_until=clock() + lease_seconds,
-            worker=worker,
-        )
-    )
-    # The suspect is still the dead attempt's: it is cleared once it has been counted.
-    returned = taken.returning(Chunk.attempt, Chunk.crashes, Chunk.suspect_item_id)
-    return connection.execute(returned).one_or_none()
-
-
-def _mark_killer(connection: Connection, chunk_id: int, item_id: int) -> None:
-    suspect = (Item.id == item_id, Item.chunk_id == chunk_id, Item.state == ItemState.OPEN)
-    connection.execute(update(Item).where(*suspect).values(marks=Item.marks + 1))
-    fatal = update(Item).where(*suspect, Item.marks >= QUARANTINE_MARKS)
-    connection.execute(fatal.values(state=ItemState.QUARANTINED, reason=KILLS_WORKER))
-    connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(suspect_item_id=None))
-    settle_chunk(connection, chunk_id)
-
-
-def _open_items(connection: Connection, chunk_id: int) -> tuple[ClaimedItem, ...]:
-    columns = (Item.id.label("item_id"), Item.path, Item.size, Item.mtime_ns, Item.frame)
-    rows = select(*columns, Item.age, Item.sex, Item.localization, Item.marks)
-    still_open = rows.where(Item.chunk_id == chunk_id, Item.state == ItemState.OPEN).order_by(Item.id)
-    return tuple(ClaimedItem(**row) for row in connection.execute(still_open).mappings())
 
 
 def extend_lease(engine: Engine, chunk_id: int, attempt: int, *, lease_seconds: float) -> None:
@@ -261,36 +145,6 @@ def _outcome_values(outcome: Scored | Rejected, referred: Mapping[str, bool]) ->
         raise MissingResult(f"Item {outcome.item_id} has no stored result.")
     state = ItemState.REFERRED if referred[outcome.input_digest] else ItemState.DONE
     return values | {"state": state, "reason": None, "input_digest": outcome.input_digest}
-
-
-def settle_chunk(connection: Connection, chunk_id: int, *, erased: int = 0) -> int:
-    """Count a chunk's items anew and end it where none is open, inside the caller's transaction.
-
-    Args:
-        connection: The caller's connection, which has changed the chunk's row before or holds back everyone else.
-        chunk_id: The chunk.
-        erased: Items that were taken out of it.
-
-    Returns:
-        How many items are still open.
-    """
-    # Counted from the items themselves under the chunk's lock: whatever was changed how often, the sum stays true.
-    states = select(Item.state, func.count()).where(Item.chunk_id == chunk_id).group_by(Item.state)
-    counts = dict(connection.execute(states).all())
-    still_open = counts.get(ItemState.OPEN, 0)
-    values: dict[str, Any] = {
-        "open_count": still_open,
-        "done_count": counts.get(ItemState.DONE, 0),
-        "referred_count": counts.get(ItemState.REFERRED, 0),
-        "rejected_count": counts.get(ItemState.REJECTED, 0),
-        "quarantined_count": counts.get(ItemState.QUARANTINED, 0),
-    }
-    if erased:
-        values["items"] = Chunk.items - erased
-    if still_open == 0:
-        values |= {"state": ChunkState.DONE, "lease_until": None, "suspect_item_id": None, "recorded_at": clock()}
-    connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(values))
-    return still_open
 
 
 def release_chunk(engine: Engine, chunk_id: int, attempt: int, *, quiet: bool = False) -> None:

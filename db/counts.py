@@ -1,14 +1,15 @@
-"""Counts: how many items of a batch have which outcome."""
+"""Counts: how many items of a batch, or of a chunk, have which outcome."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select, update
 
 from db.clock import clock
 from db.errors import UnknownBatch
 from db.session import read
-from db.tables import Batch, BatchState, Chunk, Item
+from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +77,33 @@ def count_items(engine: Engine, batch_id: int) -> Counts:
         seconds=max(0.0, (end or row.begun) - row.begun),
         reasons=why,
     )
+
+
+def settle_chunk(connection: Connection, chunk_id: int, *, erased: int = 0) -> int:
+    """Count a chunk's items anew and end it where none is open, inside the caller's transaction.
+
+    Args:
+        connection: The caller's connection, which has changed the chunk's row before or holds back everyone else.
+        chunk_id: The chunk.
+        erased: Items that were taken out of it.
+
+    Returns:
+        How many items are still open.
+    """
+    # Counted from the items themselves under the chunk's lock: whatever was changed how often, the sum stays true.
+    states = select(Item.state, func.count()).where(Item.chunk_id == chunk_id).group_by(Item.state)
+    counts = dict(connection.execute(states).all())
+    still_open = counts.get(ItemState.OPEN, 0)
+    values: dict[str, Any] = {
+        "open_count": still_open,
+        "done_count": counts.get(ItemState.DONE, 0),
+        "referred_count": counts.get(ItemState.REFERRED, 0),
+        "rejected_count": counts.get(ItemState.REJECTED, 0),
+        "quarantined_count": counts.get(ItemState.QUARANTINED, 0),
+    }
+    if erased:
+        values["items"] = Chunk.items - erased
+    if still_open == 0:
+        values |= {"state": ChunkState.DONE, "lease_until": None, "suspect_item_id": None, "recorded_at": clock()}
+    connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(values))
+    return still_open

@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Engine, Select, delete, exists, func, select,
 
 from db.audit import append_entry
 from db.batches import delete_chunks, delete_items
-from db.chunks import settle_chunk
 from db.clock import clock
 from db.control import lock_state
+from db.counts import settle_chunk
 from db.pictures import thumb_path
 from db.session import empty_write_ahead_log, read, write
 from db.tables import Batch, BatchState, Chunk, ChunkState, Drift, Item, Result

@@ -7,9 +7,9 @@ from sqlalchemy import ColumnElement, Engine, RowMapping, and_, bindparam, func,
 from sqlalchemy.orm import aliased
 
 from db.batches import get_batch
-from db.chunks import settle_chunk
 from db.clock import clock
 from db.control import refusal
+from db.counts import settle_chunk
 from db.results import result_of_item
 from db.session import read, write
 from db.tables import Batch, BatchState, Chunk, Item, ItemState, Result

@@ -144,7 +144,8 @@ class Chunk(Base):
     quarantined_count: Mapped[int] = mapped_column(Integer, default=0)
 
     __table_args__ = (
-        Index(None, "batch_id"),
+        # A worker that is near the end of a chunk asks for the batch's next.
+        Index(None, "batch_id", "state", "id"),
         # The feeder looks every second for what is not done.
         Index(None, "state", "lease_until"),
         one_of(ChunkState),

@@ -4,22 +4,15 @@ from typing import Any, TypeVar
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import Engine
 
-from db.chunks import Claim, claim_chunk, extend_lease, release_chunk
+from db.chunks import Claim, claim_chunk
 from db.liveness import is_genuine
 from db.session import TRANSIENT_ERRORS, is_transient
 from worker.child import Child
 from worker.contract import CONTRACT_VERSION, ClaimCheck, RunCheck
-from worker.errors import ModelUnavailable
-from worker.heartbeat import Heartbeat
 from worker.patience import insist
-from worker.pictures import PictureStore
-from worker.screening import Ending, Report, screen_chunk
-from worker.settings import WorkerSettings
-
-#: From so many crashes on, a chunk needs a person's eyes: suspect mode ends a poison image after three.
-_ALARMING_CRASHES = 4
+from worker.relay import Relay, claim_another
+from worker.screening import Ending
 
 _PayloadT = TypeVar("_PayloadT", ClaimCheck, RunCheck)
 
@@ -34,7 +27,8 @@ def answer(payload: Any, child: Child) -> Ending | None:
         child: The pool child's state.
 
     Returns:
-        How the chunk ended, or None where nothing was claimed or it was left for later.
+        How the chunk ended, or the one that was claimed in its place; None where nothing was claimed or it was left
+        for later.
 
     Raises:
         Exception: A bug; the chunk's lease runs out and counts as a crash.
@@ -77,36 +71,12 @@ def _answer(check: ClaimCheck, child: Child) -> Ending | None:
     claim = insist(lambda: _claim(check, child), seconds=child.settings.stall_seconds, until=child.stopping)
     if claim is None:
         return None
-    child.pass_step("after_claim")
-    if claim.crashes >= _ALARMING_CRASHES:
-        _log.error("chunk keeps killing its workers", chunk=claim.chunk_id, crashes=claim.crashes)
-    with chunk_heartbeat(child.engine, claim, child.settings) as heartbeat:
-        report = _screen(claim, child, heartbeat)
-    if report is None or report.ending is Ending.ARCHIVE_AWAY:
+    endings = Relay(child).run(claim)
+    if any(ending is None or ending is Ending.ARCHIVE_AWAY for ending in endings):
         child.back_off()
-        return None if report is None else report.ending
-    child.note_success()
-    return report.ending
-
-
-def chunk_heartbeat(engine: Engine, claim: Claim, settings: WorkerSettings) -> Heartbeat:
-    """Make the heartbeat of a chunk that was claimed.
-
-    Args:
-        engine: The ledger.
-        claim: The chunk.
-        settings: Lease, heartbeat and stall times.
-
-    Returns:
-        The heartbeat, to be used in a `with` statement.
-    """
-    return Heartbeat(
-        lambda: extend_lease(engine, claim.chunk_id, claim.attempt, lease_seconds=settings.lease_seconds),
-        every=settings.heartbeat_seconds,
-        stall=settings.stall_seconds,
-        chunk=claim.chunk_id,
-        attempt=claim.attempt,
-    )
+    else:
+        child.note_success()
+    return endings[0]
 
 
 def _claim(check: ClaimCheck, child: Child) -> Claim | None:
@@ -115,41 +85,6 @@ def _claim(check: ClaimCheck, child: Child) -> Claim | None:
     if not is_genuine(child.engine, chunk=check.chunk, batch=check.batch, model=check.model):
         _log.warning("message refused", reason="unknown_ids")
         return None
-    return claim_chunk(child.engine, check.chunk, worker=child.name, lease_seconds=child.settings.lease_seconds)
-
-
-def _screen(claim: Claim, child: Child, heartbeat: Heartbeat) -> Report | None:
-    try:
-        classifier = child.classifier(claim.model_digest)
-    except ModelUnavailable:
-        _log.exception("model unavailable", model=claim.model_digest, chunk=claim.chunk_id)
-        release_chunk(child.engine, claim.chunk_id, claim.attempt, quiet=True)
-        return None
-    heartbeat.note_progress()
-    report = screen_chunk(
-        child.engine,
-        claim,
-        classifier,
-        child.settings,
-        heartbeat,
-        stopping=child.stopping,
-        pictures=PictureStore(shelf=child.shelf),
-        pass_step=child.pass_step,
-    )
-    _log.info(
-        "chunk left",
-        batch=claim.batch_id,
-        chunk=claim.chunk_id,
-        attempt=claim.attempt,
-        crashes=claim.crashes,
-        items=len(claim.items),
-        ending=report.ending,
-        scored=report.scored,
-        rejected=report.rejected,
-        reused=report.reused,
-        seconds=round(report.seconds, 3),
-        images_per_second=round(report.scored / report.seconds, 1) if report.seconds else None,
-        model=claim.model_digest,
-        worker=child.name,
-    )
-    return report
+    mine = claim_chunk(child.engine, check.chunk, worker=child.name, lease_seconds=child.settings.lease_seconds)
+    # Where a worker was here before its message, others of the batch still wait.
+    return mine or claim_another(child, check.batch)

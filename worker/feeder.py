@@ -31,9 +31,6 @@ from worker.settings import WorkerSettings
 #: Another feeder takes over so long after this one was last heard of, seconds. Two at once ring no chunk twice.
 _LEASE_SECONDS: Final = 5
 
-#: Outside the window only batches of at least this priority are rung for.
-_URGENT: Final = 1
-
 _DEPTH_AT_REST: Final = 8
 _DEPTH_PER_WORKER: Final = 2
 
@@ -69,7 +66,7 @@ def feed_once(engine: Engine, doorbell: Doorbell, settings: WorkerSettings) -> i
         limit=depth if full else room,
         quiet_seconds=settings.quiet_seconds,
         expired_only=full,
-        least_priority=None if settings.is_in_window(datetime.now(UTC)) else _URGENT,
+        least_priority=settings.least_priority(datetime.now(UTC)),
     )
     if rung:
         _log.info("rung", rung=rung, depth=depth)

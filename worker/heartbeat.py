@@ -7,9 +7,12 @@ from types import TracebackType
 from typing import Final, Self
 
 import structlog
+from sqlalchemy import Engine
 
+from db.chunks import Claim, extend_lease
 from db.errors import LeaseLost
 from db.session import TRANSIENT_ERRORS, is_transient
+from worker.settings import WorkerSettings
 
 #: After a failure the lease is short of time, so the next try comes soon, seconds.
 _SOON: Final = 1.0
@@ -93,3 +96,23 @@ class Heartbeat:
                 if not is_transient(error):
                     raise
                 pause = min(_SOON, pause)
+
+
+def chunk_heartbeat(engine: Engine, claim: Claim, settings: WorkerSettings) -> Heartbeat:
+    """Make the heartbeat of a chunk that was claimed.
+
+    Args:
+        engine: The ledger.
+        claim: The chunk.
+        settings: Lease, heartbeat and stall times.
+
+    Returns:
+        The heartbeat, to be used in a `with` statement.
+    """
+    return Heartbeat(
+        lambda: extend_lease(engine, claim.chunk_id, claim.attempt, lease_seconds=settings.lease_seconds),
+        every=settings.heartbeat_seconds,
+        stall=settings.stall_seconds,
+        chunk=claim.chunk_id,
+        attempt=claim.attempt,
+    )

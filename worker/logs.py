@@ -27,7 +27,6 @@ ALLOWED_KEYS: Final = frozenset(
         "event",
         "frames",
         "gpus",
-        "images_per_second",
         "items",
         "level",
         "logger",

@@ -3,8 +3,9 @@
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,15 +135,21 @@ class Source:
 
 
 def stream(
-    source: Source, items: Iterable[ClaimedItem], *, threads: int, in_flight: int
+    source: Source,
+    items: Iterable[ClaimedItem],
+    *,
+    decoders: ThreadPoolExecutor,
+    in_flight: int,
+    on_last: Callable[[], None] = lambda: None,
 ) -> Generator[Arrival, None, None]:
     """Read, look up and decode items ahead of the caller.
 
     Args:
         source: How.
         items: Which.
-        threads: Threads that read and decode.
+        decoders: Threads that read and decode, perhaps for others too.
         in_flight: Items between the disk and the caller at most.
+        on_last: Called once the last item is on its way to the caller.
 
     Yields:
         Every item once, ready for the network or with its outcome, roughly in order.
@@ -150,24 +157,30 @@ def stream(
     Raises:
         ArchiveUnavailable: If the archive's root is away.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    streaming = _Stream(source, decoders, _grouped(items), in_flight, on_last)
     try:
-        yield from _Stream(source, pool, _grouped(items), in_flight).run()
+        yield from streaming.run()
     finally:
         # The caller may leave in the middle: what has not begun never begins.
-        pool.shutdown(wait=True, cancel_futures=True)
+        streaming.leave()
 
 
 class _Stream:
     """The state of one `stream`: groups being read, and items being decoded."""
 
     def __init__(
-        self, source: Source, pool: ThreadPoolExecutor, groups: Iterator[list[ClaimedItem]], in_flight: int
+        self,
+        source: Source,
+        pool: ThreadPoolExecutor,
+        groups: Iterator[list[ClaimedItem]],
+        in_flight: int,
+        on_last: Callable[[], None],
     ) -> None:
         self._source = source
         self._pool = pool
         self._groups = groups
         self._limit = in_flight
+        self._on_last = on_last
         self._reading: deque[list[Future[Read | Rejected]]] = deque()
         self._decoding: deque[Future[Decoded | Rejected]] = deque()
         self._ready: deque[Known | Rejected] = deque()
@@ -177,7 +190,8 @@ class _Stream:
         while True:
             self._read_ahead()
             if self._reading and (self._is_read(self._reading[0]) or not self._decoding):
-                self._look_up(self._reading.popleft())
+                self._look_up(self._reading[0])
+                self._reading.popleft()
                 continue
             if self._ready:
                 yield self._ready.popleft()
@@ -186,11 +200,16 @@ class _Stream:
             elif self._exhausted:
                 return
 
+    def leave(self) -> None:
+        waiting: list[Future[Any]] = [*chain.from_iterable(self._reading), *self._decoding]
+        wait([future for future in waiting if not future.cancel()])
+
     def _read_ahead(self) -> None:
         while not self._exhausted and self._in_flight() < self._limit:
             group = next(self._groups, None)
             if group is None:
                 self._exhausted = True
+                self._on_last()
             else:
                 self._reading.append([self._pool.submit(self._source.read, item) for item in group])
 

@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,28 @@ class Scorer(Batched, Protocol):
         """Score `(n, size, size, 3)` uint8 images; threads may call it at once."""
 
 
+class Crew:
+    """Threads that read and decode, and threads that score; to be used in a `with` statement.
+
+    Args:
+        settings: Say how many decode.
+        classifier: Says how many score.
+    """
+
+    def __init__(self, settings: WorkerSettings, classifier: Batched) -> None:
+        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self.network = ThreadPoolExecutor(classifier.batches_at_once, thread_name_prefix="network")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.decoders.shutdown()
+        self.network.shutdown()
+
+
 class Ending(StrEnum):
     """How work on a chunk ended."""
 
@@ -88,9 +111,11 @@ class Screening:
         classifier: The model that the chunk is pinned to.
         settings: The worker's.
         heartbeat: Keeps the lease.
+        crew: Its threads.
         stopping: Whether the worker is to stop soon.
         pictures: Where images above the operating point and referred ones are drawn; None draws nothing.
         pass_step: Called at each named step.
+        near_end: Called once the last image is on its way; not of a chunk on which a worker died.
     """
 
     engine: Engine
@@ -98,9 +123,11 @@ class Screening:
     classifier: Scorer
     settings: WorkerSettings
     heartbeat: Heartbeat
+    crew: Crew
     stopping: Callable[[], bool]
     pictures: PictureStore | None = None
     pass_step: Callable[[Step], None] = no_failpoint
+    near_end: Callable[[], None] = lambda: None
     report: Report = field(default_factory=Report)
     _outcomes: list[Scored | Rejected] = field(default_factory=list)
     _waiting: list[Decoded] = field(default_factory=list)
@@ -158,38 +185,37 @@ class Screening:
         )
 
     def _pipelined(self, source: Source) -> bool:
-        threads, at_once = self.settings.decode_threads, self.classifier.batches_at_once
+        at_once = self.classifier.batches_at_once
         in_flight = max(self.settings.decoded_images, 2 * self.classifier.batch_size)
-        with (
-            ThreadPoolExecutor(at_once, thread_name_prefix="network") as network,
-            closing(stream(source, self.claim.items, threads=threads, in_flight=in_flight)) as arrivals,
-        ):
+        arrivals = stream(
+            source, self.claim.items, decoders=self.crew.decoders, in_flight=in_flight, on_last=self.near_end
+        )
+        with closing(arrivals):
             for arrival in arrivals:
                 self._take(arrival)
                 if len(self._waiting) < self.classifier.batch_size:
                     continue
-                self._begin(network)
+                self._begin()
                 self._finish(at_once)
                 if self.stopping():
                     return False
                 if time.monotonic() - self._recorded_at > self.settings.record_seconds:
                     self._record()
-            self._begin(network)
+            self._begin()
             self._finish(0)
         self._record()
         return True
 
     def _one_by_one(self, source: Source) -> bool:
         # A worker died on this chunk: each item is named before it is opened and recorded before the next one.
-        with ThreadPoolExecutor(1, thread_name_prefix="network") as network:
-            for item in self.claim.items:
-                if self.stopping():
-                    return False
-                self._mark(item.item_id)
-                self._take(source.arrive(item))
-                self._begin(network)
-                self._finish(0)
-                self._record()
+        for item in self.claim.items:
+            if self.stopping():
+                return False
+            self._mark(item.item_id)
+            self._take(source.arrive(item))
+            self._begin()
+            self._finish(0)
+            self._record()
         return True
 
     def _mark(self, item_id: int) -> None:
@@ -212,11 +238,11 @@ class Screening:
             self.report.rejected += 1
             self._outcomes.append(arrival)
 
-    def _begin(self, network: ThreadPoolExecutor) -> None:
+    def _begin(self) -> None:
         self.heartbeat.check()
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._scoring.append((waiting, network.submit(self._score, waiting)))
+            self._scoring.append((waiting, self.crew.network.submit(self._score, waiting)))
 
     def _score(self, waiting: Sequence[Decoded]) -> list[Prediction]:
         images = np.stack([one.image.pixels for one in waiting])
@@ -301,9 +327,11 @@ def screen_chunk(
     settings: WorkerSettings,
     heartbeat: Heartbeat,
     *,
+    crew: Crew,
     stopping: Callable[[], bool],
     pictures: PictureStore | None = None,
     pass_step: Callable[[Step], None] = no_failpoint,
+    near_end: Callable[[], None] = lambda: None,
 ) -> Report:
     """Screen a claimed chunk under a running heartbeat.
 
@@ -313,9 +341,11 @@ def screen_chunk(
         classifier: The model that the chunk is pinned to.
         settings: The worker's.
         heartbeat: Keeps the lease; the caller has started it.
+        crew: Threads, which other chunks may share.
         stopping: Whether the worker is to stop soon; asked after every batch.
         pictures: Where images above the operating point and referred ones are drawn; None draws nothing.
         pass_step: Called at each named step.
+        near_end: Called once the last image is on its way; not of a chunk on which a worker died.
 
     Returns:
         How it ended, with counts.
@@ -329,7 +359,9 @@ def screen_chunk(
         classifier=classifier,
         settings=settings,
         heartbeat=heartbeat,
+        crew=crew,
         stopping=stopping,
         pictures=pictures,
         pass_step=pass_step,
+        near_end=near_end,
     ).run()

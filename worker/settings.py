@@ -19,6 +19,9 @@ from worker.wado import Access
 #: The part of a worker's stall time that one read from a PACS may take with all its tries.
 _PATIENT = 0.75
 
+#: Outside the window only chunks of batches of at least this priority are begun.
+_URGENT = 1
+
 
 class WorkerSettings(StrictSettings):
     """How a worker is fed, how long it may hold a chunk, and how it works inside."""
@@ -269,6 +272,17 @@ class WorkerSettings(StrictSettings):
         if begin < end:
             return begin <= clock < end
         return clock >= begin or clock < end
+
+    def least_priority(self, now: datetime) -> int | None:
+        """Say of what priority a batch must be for its chunks to be begun.
+
+        Args:
+            now: With a time zone.
+
+        Returns:
+            The priority, or None in the window, where any will do.
+        """
+        return None if self.is_in_window(now) else _URGENT
 
     def pacs_access(self) -> Access:
         """Say how a PACS is spoken to."""

@@ -98,7 +98,7 @@ class FolderShelf:
 
     def write(self, relative: str, data: bytes) -> None:
         """Write a file, see `Shelf.write`."""
-        # As text: a path of objects costs as much as writing the file, and a worker writes two for each flagged image.
+        # As text: a path of objects costs as much as writing the file, and a worker writes one for each flagged image.
         folder, _, name = f"{self.folder}/{relative}".rpartition("/")
         # Two workers may write one file at once. Not synced: a picture can be drawn again.
         draft = f"{folder}/.{name}.{os.getpid()}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event
 
-from db.chunks import claim_chunk, extend_lease, release_chunk
+from db.chunks import Claim, claim_chunk, claim_next, extend_lease, release_chunk
 from db.control import cancel_batch, pause_batch, resume_batch, retry_batch
 from db.errors import LeaseLost
 from db.health import check_batch
@@ -32,7 +32,7 @@ def held_after_the_look_at_the_batch(engine: Engine) -> Iterator[tuple[threading
     looked, go_on = threading.Event(), threading.Event()
 
     def hold(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("SELECT batch.id") and "JOIN chunk" in statement:
+        if statement.startswith("SELECT batch.id") and "batch.model_digest" in statement:
             looked.set()
             assert go_on.wait(30)
 
@@ -45,13 +45,15 @@ def held_after_the_look_at_the_batch(engine: Engine) -> Iterator[tuple[threading
 
 
 @pytest.mark.parametrize("stop", [pause_batch, cancel_batch])
+@pytest.mark.parametrize("claim_one", [claim_chunk, claim_next])
 def test_a_stop_returns_only_when_claims_in_flight_have_ended(
-    scene: Scene, stop: Callable[[Engine, int, str], bool]
+    scene: Scene, stop: Callable[[Engine, int, str], bool], claim_one: Callable[..., Claim | None]
 ) -> None:
     batch, (chunk,) = scene.open(2)
+    named = chunk if claim_one is claim_chunk else batch
     with ThreadPoolExecutor(2) as pool, held_after_the_look_at_the_batch(scene.engine) as (looked, go_on):
         # Given a claim that has seen the batch open, and has not claimed yet
-        claiming = pool.submit(claim_chunk, scene.engine, chunk, worker="w1", lease_seconds=30)
+        claiming = pool.submit(claim_one, scene.engine, named, worker="w1", lease_seconds=30)
         assert looked.wait(30)
 
         # If the batch is stopped at that moment
@@ -139,29 +141,28 @@ def test_a_retry_meets_a_worker_that_rejects_and_the_counts_stay_true(scene: Sce
 
 
 def test_a_paused_batchs_running_chunk_is_finished_and_the_next_waits(archive: Archive, stack: Stack) -> None:
-    # Given a worker in the middle of the first of three chunks, the others rung
-    rows = archive.draw(72)
-    batch = archive.load(rows[:24], rows[24:48], rows[48:])
+    # Given a worker in the middle of the first of four chunks, with the second begun and the others rung
+    rows = archive.draw(96)
+    batch = archive.load(rows[:24], rows[24:48], rows[48:72], rows[72:])
     stack.start_feeder()
     stack.start_worker(**stack.hold())
     stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
+    stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'running'") == 2)
 
     # If the batch is paused
     pause_batch(archive.engine, batch, "me")
     attempts = archive.number("SELECT sum(attempt) FROM chunk")
-    running = archive.number("SELECT count(*) FROM chunk WHERE state = 'running'")
     stack.let_go()
 
     # Then what runs is finished, and nothing else was begun when the worker has long been idle
     stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'running'") == 0)
     done = archive.counts(batch).done
-    assert running == 1
-    assert archive.number("SELECT sum(attempt) FROM chunk") == attempts
+    assert archive.number("SELECT sum(attempt) FROM chunk") == attempts == 2
     assert done == 24 * archive.number("SELECT count(*) FROM chunk WHERE state = 'done'")
     # And it goes on when it is resumed
     resume_batch(archive.engine, batch, "me")
     stack.until(lambda: archive.counts(batch).open == 0)
-    assert archive.counts(batch).done == 72
+    assert archive.counts(batch).done == 96
     assert archive.number("SELECT sum(crashes) FROM chunk") == 0
 
 

@@ -314,24 +314,26 @@ def _rows(archive: Archive) -> list[tuple[object, ...]]:
 def test_c4_a_worker_that_is_cut_off_from_redis_finishes_what_it_has(
     archive: Archive, stack: Stack, redis_server: RedisServer
 ) -> None:
-    # Given a worker in the middle of a chunk, with a way of its own to Redis
-    rows = archive.draw(64)
-    batch = archive.load(rows[:32], rows[32:])
+    # Given a worker with two of three chunks in hand, and a way of its own to Redis
+    rows = archive.draw(96)
+    batch = archive.load(rows[:32], rows[32:64], rows[64:])
     proxy = Proxy.start(0, redis_server.port)
     try:
         cut_off = {"WORKER_BROKER_URL": redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")}
         stack.start_feeder()
         stack.start_worker("far", **cut_off, **stack.hold())
         stack.until(lambda: archive.number("SELECT count(*) FROM result") > 0)
+        stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'running'") == 2)
 
         # If that way swallows everything, and another worker comes
         proxy.passable.clear()
-        stack.let_go()
         stack.start_worker("near")
+        stack.until(lambda: archive.number("SELECT count(*) FROM chunk WHERE state = 'done'") == 1)
+        stack.let_go()
         stack.until(lambda: archive.counts(batch).open == 0, 60)
 
-        # Then each has done its chunk, and nobody is charged
-        assert archive.counts(batch).done == 64
+        # Then each has done its chunks, and nobody is charged
+        assert archive.counts(batch).done == 96
         assert archive.number("SELECT sum(crashes) FROM chunk") == 0
         assert archive.number("SELECT count(DISTINCT worker) FROM chunk") == 2
     finally:

@@ -26,6 +26,7 @@ from db.chunks import (
     Rejected,
     Scored,
     claim_chunk,
+    claim_next,
     extend_lease,
     mark_suspect,
     release_chunk,
@@ -120,6 +121,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.chunks[number].expired = True
         self._claim(number, self.chunks[number])
 
+    @rule()
+    def claim_another(self) -> None:
+        expired = any(chunk.state == "running" and chunk.expired for chunk in self.chunks.values())
+        waiting = [chunk for chunk in self.chunks.values() if chunk.state == "open" and not chunk.crashes]
+
+        claim = claim_next(self.engine, self.batch, worker="w", lease_seconds=3600)
+
+        if self.batch_state != "open" or expired or not waiting:
+            assert claim is None
+        else:
+            self._take(waiting[0], claim)
+
     def _claim(self, number: int, chunk: ModelChunk) -> None:
         free = chunk.state == "open" or (chunk.state == "running" and chunk.expired)
 
@@ -128,6 +141,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.batch_state != "open" or not free:
             assert claim is None
             return
+        self._take(chunk, claim)
+
+    @staticmethod
+    def _take(chunk: ModelChunk, claim: Claim | None) -> None:
         chunk.crashes += chunk.state == "running"
         chunk.attempt += 1
         chunk.state, chunk.expired = "running", False
@@ -261,6 +278,11 @@ class LedgerMachine(RuleBasedStateMachine):
             if chunk.state == "running":
                 chunk.state, chunk.suspect, chunk.expired = "open", None, False
                 chunk.attempt += 1
+
+    def teardown(self) -> None:
+        # What expired in one run would be urgent in the next.
+        if "batch" in vars(self):
+            cancel_batch(self.engine, self.batch, "tester")
 
     @rule()
     def retry(self) -> None:

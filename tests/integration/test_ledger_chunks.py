@@ -15,6 +15,7 @@ from db.chunks import (
     Claim,
     Rejected,
     claim_chunk,
+    claim_next,
     extend_lease,
     mark_suspect,
     record_results,
@@ -71,6 +72,71 @@ def test_nobody_claims_what_is_unknown_leased_or_finished(scene: Scene) -> None:
     # Then there is no claim
     for chunk in (leased, finished, 999_999):
         assert claim_chunk(scene.engine, chunk, worker="w2", lease_seconds=30) is None
+
+
+def take_next(scene: Scene, batch: int, least_priority: int | None = None) -> int | None:
+    claim = claim_next(scene.engine, batch, worker="w1", lease_seconds=30, least_priority=least_priority)
+    return None if claim is None else claim.chunk_id
+
+
+def test_a_batchs_chunks_are_claimed_one_after_another_without_a_message(scene: Scene) -> None:
+    # Given a batch of four chunks, one of which another worker has and one that killed a worker and was given back
+    batch, chunks = scene.open(1, 2, 1, 1)
+    other, _ = scene.open(1)
+    scene.claim(chunks[0])
+    scene.claim(chunks[2])
+    scene.expire(chunks[2])
+    again = scene.claim(chunks[2])
+    release_chunk(scene.engine, again.chunk_id, again.attempt)
+
+    # If a worker claims what is next
+    claim = claim_next(scene.engine, batch, worker="w1", lease_seconds=30)
+
+    # Then it has it as if it had been rung for, and the others follow in order: never another batch's, nor the suspect
+    assert claim is not None
+    assert (claim.chunk_id, claim.batch_id, claim.attempt) == (chunks[1], batch, 1)
+    assert [one.path for one in claim.items] == ["1/0.jpg", "1/1.jpg"]
+    assert [take_next(scene, batch) for _ in range(2)] == [chunks[3], None]
+    # And none of a batch that is paused, cancelled or unknown
+    pause_batch(scene.engine, other, "tester")
+    assert take_next(scene, other) is None
+    cancel_batch(scene.engine, other, "tester")
+    assert take_next(scene, other) is None
+    assert take_next(scene, 999_999) is None
+
+
+def test_of_many_workers_each_gets_another_next_chunk(scene: Scene) -> None:
+    batch, chunks = scene.open(*[1] * 8)
+    start = threading.Barrier(8)
+
+    def race(_: int) -> int | None:
+        start.wait()
+        return take_next(scene, batch)
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(race, range(8)))
+
+    assert sorted(one for one in taken if one is not None) == chunks
+
+
+def test_nothing_is_next_while_something_more_urgent_waits(scene: Scene) -> None:
+    # Given two batches, one of a higher priority
+    batch, _ = scene.open(1, 1, 1)
+    urgent, (first, second) = scene.open(1, 1, priority=1)
+
+    # If both have work, then only the urgent one's is next
+    assert take_next(scene, batch) is None
+    assert take_next(scene, urgent, least_priority=1) == first
+    scene.finish(scene.claim(second))
+    # And outside the window none of the other's, when it is its turn
+    assert take_next(scene, batch, least_priority=1) is None
+    assert take_next(scene, batch) is not None
+    # And none of anybody's while a dead worker's chunk waits for a live one
+    scene.expire(first)
+    assert take_next(scene, batch) is None
+    # But what nobody may take holds nobody up
+    pause_batch(scene.engine, urgent, "tester")
+    assert take_next(scene, batch) is not None
 
 
 def test_a_loading_batch_is_not_claimed(scene: Scene) -> None:

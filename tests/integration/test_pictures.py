@@ -17,11 +17,11 @@ from db.pictures import scored_inputs, thumb_path
 from tests.archive import MODEL, Archive
 from tests.light_classifier import LightClassifier
 from tests.stack import Stack
-from worker.answering import chunk_heartbeat
 from worker.contract import CONTRACT_VERSION, RENDERING_QUEUE, ClaimCheck
 from worker.doorbell import Doorbell
+from worker.heartbeat import chunk_heartbeat
 from worker.pictures import PictureStore
-from worker.screening import Ending, screen_chunk
+from worker.screening import Crew, Ending, screen_chunk
 from worker.settings import WorkerSettings
 from worker.shelf import FolderShelf
 
@@ -36,13 +36,15 @@ def screen(archive: Archive, batch: int, pictures: PictureStore, model: str = MO
     claimed = claim_chunk(archive.engine, chunk, worker="w1", lease_seconds=30)
     assert claimed is not None
     given = WorkerSettings()
-    with chunk_heartbeat(archive.engine, claimed, given) as heartbeat:
+    scorer = LightClassifier(model)
+    with chunk_heartbeat(archive.engine, claimed, given) as heartbeat, Crew(given, scorer) as crew:
         return screen_chunk(
             archive.engine,
             claimed,
-            LightClassifier(model),
+            scorer,
             given,
             heartbeat,
+            crew=crew,
             stopping=lambda: False,
             pictures=pictures,
         ).ending

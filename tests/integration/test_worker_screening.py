@@ -17,10 +17,11 @@ from db.results import iter_report
 from db.tables import Chunk
 from tests.light_classifier import LightClassifier
 from tests.servers import await_that
-from worker.answering import answer, chunk_heartbeat
+from worker.answering import answer
 from worker.child import Child
 from worker.errors import ModelUnavailable
-from worker.screening import Ending, Report, screen_chunk
+from worker.heartbeat import chunk_heartbeat
+from worker.screening import Crew, Ending, Report, screen_chunk
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ def screen(
     **settings: Any,
 ) -> Report:
     given = WorkerSettings.model_validate(settings)
-    with chunk_heartbeat(archive.engine, claimed, given) as heartbeat:
-        return screen_chunk(
-            archive.engine, claimed, classifier or WatchedClassifier(), given, heartbeat, stopping=stopping
-        )
+    scorer = classifier or WatchedClassifier()
+    with chunk_heartbeat(archive.engine, claimed, given) as heartbeat, Crew(given, scorer) as crew:
+        return screen_chunk(archive.engine, claimed, scorer, given, heartbeat, crew=crew, stopping=stopping)
 
 
 def expire(archive: Archive) -> None:
@@ -201,6 +201,21 @@ def test_a_worker_that_is_to_stop_records_what_it_did(archive: Archive) -> None:
     assert report.ending is Ending.RELEASED
     assert archive.counts(batch).done == 2 * WatchedClassifier().batch_size
     assert len(claim(archive, *archive.chunks(batch)).items) == 100 - archive.counts(batch).done
+
+
+def test_what_a_stopped_chunk_has_in_the_queue_keeps_no_thread_from_another(archive: Archive) -> None:
+    # Given threads that two chunks share, and a worker that is told to stop after the first batch
+    batch = archive.load(archive.draw(100))
+    given, classifier = WorkerSettings(decode_threads=1), WatchedClassifier()
+    claimed = claim(archive, *archive.chunks(batch))
+    with chunk_heartbeat(archive.engine, claimed, given) as heartbeat, Crew(given, classifier) as crew:
+        # If it has given its chunk back
+        screen_chunk(archive.engine, claimed, classifier, given, heartbeat, crew=crew, stopping=lambda: True)
+
+        # Then nothing of it is decoded any more
+        decoded = classifier.decoded
+        crew.decoders.submit(lambda: None).result()
+        assert classifier.decoded == decoded < 100
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(archive: Archive) -> None:
