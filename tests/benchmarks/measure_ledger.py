@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from db.batches import ItemRow, add_chunk, finish_loading, start_batch
-from db.chunks import Scored, claim_chunk, record_results
+from db.chunks import Scored, claim_next, record_results
 from db.feed import ring_chunks
 from db.health import check_batch
 from db.results import ResultRow
@@ -66,9 +66,9 @@ def load(engine: Engine, items: int, chunk_items: int) -> tuple[int, float]:
     return batch, items / (time.perf_counter() - begun)
 
 
-def ring(engine: Engine, broker_url: str) -> tuple[list[int], float]:
-    """Ring every chunk once, as the feeder does; returns the chunks and the images a second."""
-    begun, chunks, images = time.perf_counter(), [], 0
+def ring(engine: Engine, broker_url: str) -> float:
+    """Ring every chunk once, as the feeder does; returns the images a second."""
+    begun, images = time.perf_counter(), 0
     with Doorbell(broker_url) as doorbell:
         while rung := ring_chunks(engine, limit=64, quiet_seconds=3600):
             for chunk in rung:
@@ -80,9 +80,8 @@ def ring(engine: Engine, broker_url: str) -> tuple[list[int], float]:
                     model=chunk.model_digest,
                 )
                 doorbell.ring(check)
-                chunks.append(chunk.chunk_id)
                 images += chunk.items
-    return chunks, images / (time.perf_counter() - begun)
+    return images / (time.perf_counter() - begun)
 
 
 def score(image_id: int) -> Scored:
@@ -102,29 +101,26 @@ def score(image_id: int) -> Scored:
     return Scored(item_id=image_id, image_digest=digest, input_digest=digest, result=result)
 
 
-def work(url: str, chunks: list[int], name: str) -> tuple[int, float, float]:
+def work(url: str, batch: int, name: str) -> tuple[int, float, float]:
     """Claim and record chunks as a worker does, the images left out; returns how many images, and from when to when."""
     engine, images = open_ledger(url), 0
     begun = time.monotonic()
-    for chunk in chunks:
-        claim = claim_chunk(engine, chunk, worker=name, lease_seconds=30)
-        assert claim is not None
+    while (claim := claim_next(engine, batch, worker=name, lease_seconds=30)) is not None:
         outcomes = [score(one.item_id) for one in claim.items]
-        record_results(engine, chunk, claim.attempt, model_digest=MODEL, outcomes=outcomes)
+        record_results(engine, claim.chunk_id, claim.attempt, model_digest=MODEL, outcomes=outcomes)
         images += len(outcomes)
     ended = time.monotonic()
     engine.dispose()
     return images, begun, ended
 
 
-def work_together(url: str, chunks: list[int], processes: int) -> tuple[int, float]:
-    """Let so many processes share the chunks; returns the images, and how many a second."""
+def work_together(url: str, batch: int, processes: int) -> tuple[int, float]:
+    """Let so many processes share a batch; returns the images, and how many a second."""
     context = multiprocessing.get_context("spawn")
     # What a process takes to start is no worker's time: all wait for the last one.
     started = context.Barrier(processes)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=started.wait) as pool:
-        shares = [chunks[one::processes] for one in range(processes)]
-        done = list(pool.map(work, [url] * processes, shares, [f"w{one}" for one in range(processes)]))
+        done = list(pool.map(work, [url] * processes, [batch] * processes, [f"w{one}" for one in range(processes)]))
     images = sum(one[0] for one in done)
     return images, images / (max(one[2] for one in done) - min(one[1] for one in done))
 
@@ -134,8 +130,8 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
     engine = open_ledger(url)
     upgrade_schema(engine)
     batch, loaded = load(engine, given.items, given.chunk_items)
-    chunks, rung = ring(engine, broker_url)
-    images, recorded = work_together(url, chunks, given.processes)
+    rung = ring(engine, broker_url)
+    images, recorded = work_together(url, batch, given.processes)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         export_csv(engine, batch, Path(folder) / "results.csv", lambda _row: None)
