@@ -115,6 +115,8 @@ def test_a_migration_makes_the_views_anew_and_an_upgrade_without_one_leaves_them
             connection.execute(text(f"ALTER TABLE item DROP COLUMN {name}"))
         connection.execute(text("ALTER TABLE result DROP COLUMN evidence"))
         connection.execute(text("ALTER TABLE result ADD COLUMN attention_path TEXT"))
+        connection.execute(text("DROP INDEX ix_chunk_batch_id_state_id"))
+        connection.execute(text("CREATE INDEX ix_chunk_batch_id ON chunk (batch_id)"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
 
     # If it is upgraded, then the view is that of the program
