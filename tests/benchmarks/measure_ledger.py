@@ -19,6 +19,7 @@ import tempfile
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,28 +102,42 @@ def score(image_id: int) -> Scored:
     return Scored(item_id=image_id, image_digest=digest, input_digest=digest, result=result)
 
 
-def work(url: str, batch: int, name: str) -> tuple[int, float, float]:
-    """Claim and record chunks as a worker does, the images left out; returns how many images, and from when to when."""
-    engine, images = open_ledger(url), 0
-    begun = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker did."""
+
+    images: int
+    #: By the clock that all processes of a machine share.
+    begun: float
+    ended: float
+    #: Spent in claims.
+    claiming: float
+
+
+def work(url: str, batch: int, name: str) -> Share:
+    """Claim and record chunks as a worker does, the images left out."""
+    engine, images, claiming = open_ledger(url), 0, 0.0
+    begun = asked = time.monotonic()
     while (claim := claim_next(engine, batch, worker=name, lease_seconds=30)) is not None:
+        claiming += time.monotonic() - asked
         outcomes = [score(one.item_id) for one in claim.items]
         record_results(engine, claim.chunk_id, claim.attempt, model_digest=MODEL, outcomes=outcomes)
         images += len(outcomes)
-    ended = time.monotonic()
+        asked = time.monotonic()
     engine.dispose()
-    return images, begun, ended
+    return Share(images, begun, asked, claiming)
 
 
-def work_together(url: str, batch: int, processes: int) -> tuple[int, float]:
-    """Let so many processes share a batch; returns the images, and how many a second."""
+def work_together(url: str, batch: int, processes: int) -> tuple[int, float, float]:
+    """Let so many processes share a batch; returns the images, how many a second, and how many if they only claimed."""
     context = multiprocessing.get_context("spawn")
     # What a process takes to start is no worker's time: all wait for the last one.
     started = context.Barrier(processes)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=started.wait) as pool:
         done = list(pool.map(work, [url] * processes, [batch] * processes, [f"w{one}" for one in range(processes)]))
-    images = sum(one[0] for one in done)
-    return images, images / (max(one[2] for one in done) - min(one[1] for one in done))
+    images = sum(one.images for one in done)
+    seconds = max(one.ended for one in done) - min(one.begun for one in done)
+    return images, images / seconds, images * processes / sum(one.claiming for one in done)
 
 
 def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -131,7 +146,7 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
     upgrade_schema(engine)
     batch, loaded = load(engine, given.items, given.chunk_items)
     rung = ring(engine, broker_url)
-    images, recorded = work_together(url, batch, given.processes)
+    images, recorded, claimed = work_together(url, batch, given.processes)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         export_csv(engine, batch, Path(folder) / "results.csv", lambda _row: None)
@@ -145,6 +160,7 @@ def measure(url: str, broker_url: str, given: argparse.Namespace) -> dict[str, A
         "processes": given.processes,
         "loaded_a_second": round(loaded),
         "rung_a_second": round(rung),
+        "claimed_a_second": round(claimed),
         "recorded_a_second": round(recorded),
         "exported_a_second": round(exported),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
