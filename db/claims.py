@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, case, exists, or_, select, update
 
 from db.clock import clock
 from db.counts import settle_chunk
+from db.feed import has_expired
 from db.session import write
 from db.tables import Batch, BatchState, Chunk, ChunkState, Item, ItemState
 
@@ -108,15 +109,14 @@ def claim_next(
 
 def _hold_batch(connection: Connection, which: ColumnElement[bool]) -> Row[int, BatchState, int, str, str] | None:
     # Shared by claims, exclusive to pause and cancel. Without it, READ COMMITTED would let a claim that began before a
-    # pause succeed after it. The batch is locked before any of its chunks, by everyone.
+    # pause succeed after it. Who locks both a batch and chunks of it locks the batch first.
     columns = (Batch.id, Batch.state, Batch.priority, Batch.model_digest, Batch.source)
     batch = connection.execute(select(*columns).where(which).with_for_update(read=True)).one_or_none()
     return None if batch is None or batch.state != BatchState.OPEN else batch
 
 
 def _is_urgent_waiting(connection: Connection, priority: int) -> bool:
-    expired = (Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
-    lost = exists().where(Chunk.batch_id == Batch.id, *expired, Batch.state == BatchState.OPEN)
+    lost = exists().where(Chunk.batch_id == Batch.id, has_expired(), Batch.state == BatchState.OPEN)
     waiting = exists().where(Chunk.batch_id == Batch.id, Chunk.state == ChunkState.OPEN)
     above = exists().where(Batch.state == BatchState.OPEN, Batch.priority > priority, waiting)
     return connection.execute(select(or_(lost, above))).scalar_one()
@@ -151,10 +151,9 @@ def _claim(
 def _take_lease(
     connection: Connection, chunk_id: int, worker: str, lease_seconds: float
 ) -> Row[int, int, int | None] | None:
-    expired = and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
     taken = (
         update(Chunk)
-        .where(Chunk.id == chunk_id, or_(Chunk.state == ChunkState.OPEN, expired))
+        .where(Chunk.id == chunk_id, or_(Chunk.state == ChunkState.OPEN, has_expired()))
         .values(
             state=ChunkState.RUNNING,
             attempt=Chunk.attempt + 1,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Engine, and_, case, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.clock import clock
@@ -28,6 +28,11 @@ class RungChunk:
     model_digest: str
     #: Its worker was not heard of in time: it has waited for a whole lease already.
     expired: bool
+
+
+def has_expired() -> ColumnElement[bool]:
+    """State the condition that a chunk's worker was not heard of in time, so that another one may take it over."""
+    return and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
 
 
 def ring_chunks(
@@ -55,7 +60,7 @@ def ring_chunks(
     """
     if limit <= 0:
         return []
-    expired = and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < clock())
+    expired = has_expired()
     wait = case((expired, quiet_seconds * _EXPIRED_QUIET), else_=quiet_seconds)
     quiet = or_(Chunk.rung_at.is_(None), Chunk.rung_at < clock() - wait)
     ready = expired if expired_only else or_(Chunk.state == ChunkState.OPEN, expired)

@@ -19,8 +19,8 @@ from worker.heartbeat import chunk_heartbeat
 from worker.pictures import PictureStore
 from worker.screening import Crew, Ending, Report, Scorer, screen_chunk
 
-#: The part of the hard limit after which no further chunk is begun. Those in hand took at most as long each, so that a
-#: message is answered in less than half of the limit.
+#: The part of the hard limit after which no further chunk is begun. What one chunk took until then the next will take
+#: too, more or less, so that a message is answered well within the limit; a chunk that takes longer is the last.
 _PART_OF_LIMIT: Final = 1 / 8
 
 #: From so many crashes on, a chunk needs a person's eyes: suspect mode ends a poison image after three.
