@@ -31,14 +31,17 @@ def paper_network(backbone: BackboneName, *, metadata: bool = True, cut: str | N
     )
 
 
-def default_network(backbone: BackboneName, *, beside: BackboneName | None = None) -> NetworkConfig:
-    """Describe our own network on a backbone, at the size its ImageNet weights were trained at.
+def default_network(
+    backbone: BackboneName, *, beside: BackboneName | None = None, least_size: int = 0
+) -> NetworkConfig:
+    """Describe our own network on a backbone.
 
     Args:
         backbone: A key of `BACKBONES`.
         beside: Backbone of a second network, or None.
+        least_size: Height and width in pixels where its ImageNet weights were trained at less.
     """
-    return NetworkConfig(backbone=backbone, input_size=BACKBONES[backbone].input_size, beside=beside)
+    return NetworkConfig(backbone=backbone, input_size=max(BACKBONES[backbone].input_size, least_size), beside=beside)
 
 
 def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
@@ -52,8 +55,8 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
 
 
 _RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
-    "default": default_network,
-    "pair": partial(default_network, beside="MobileNetV2"),
+    "default": partial(default_network, least_size=288),
+    "pair": partial(default_network, beside="MobileNetV2", least_size=288),
     "accelerated": default_network,
     "frozen": default_network,
     "paper-metadata": paper_network,

@@ -87,7 +87,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stages: tuple[Stage, ...] = (Stage(epochs=7, size=128), Stage(epochs=6, size=160), Stage(epochs=4, size=224))
+    stages: tuple[Stage, ...] = (Stage(epochs=7, size=128), Stage(epochs=6, size=192), Stage(epochs=4, size=288))
     batch_size: int = 32
     images_an_epoch: int | None = None
     learning_rate: float = 4e-4

@@ -57,7 +57,7 @@ class WorkerSettings(StrictSettings):
     #: What the network computes in. Another one than float32 is taken only where it gives the same verdicts; float16 is
     #: for GPUs, and on CPUs slower.
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    #: Decoded images that wait at most, two batches where that is more; about 150 KB each at 224 x 224.
+    #: Decoded images that wait at most, two batches where that is more; about 250 KB each at 288 x 288.
     decoded_images: int = Field(default=96, ge=1, le=4096)
     #: Outcomes are committed this often, so that a crash costs no more work than that.
     record_seconds: float = Field(default=3, gt=0)
