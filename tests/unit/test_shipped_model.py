@@ -8,7 +8,7 @@ from model.classifier import Classifier
 from model.report import Evaluation
 
 #: The first bar for the shipped model, on held-out lesions.
-LEAST_BALANCED_ACCURACY = 0.77
+LEAST_BALANCED_ACCURACY = 0.78
 MOST_BYTES = 15_000_000
 
 
