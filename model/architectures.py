@@ -31,17 +31,16 @@ def paper_network(backbone: BackboneName, *, metadata: bool = True, cut: str | N
     )
 
 
-def default_network(
-    backbone: BackboneName, *, beside: BackboneName | None = None, least_size: int = 0
-) -> NetworkConfig:
+def default_network(backbone: BackboneName, *, twice: bool = False, least_size: int = 0) -> NetworkConfig:
     """Describe our own network on a backbone.
 
     Args:
         backbone: A key of `BACKBONES`.
-        beside: Backbone of a second network, or None.
+        twice: Whether a second network of this kind stands beside it.
         least_size: Height and width in pixels where its ImageNet weights were trained at less.
     """
-    return NetworkConfig(backbone=backbone, input_size=max(BACKBONES[backbone].input_size, least_size), beside=beside)
+    size = max(BACKBONES[backbone].input_size, least_size)
+    return NetworkConfig(backbone=backbone, input_size=size, beside=backbone if twice else None)
 
 
 def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
@@ -56,7 +55,7 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
 
 _RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
     "default": partial(default_network, least_size=288),
-    "pair": partial(default_network, beside="MobileNetV2", least_size=288),
+    "pair": partial(default_network, twice=True, least_size=288),
     "accelerated": default_network,
     "frozen": default_network,
     "paper-metadata": paper_network,

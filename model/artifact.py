@@ -38,6 +38,13 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def name_backbones(backbone: str, beside: str | None) -> str:
+    """Name a network's backbone, or the two of a pair."""
+    if beside is None:
+        return backbone
+    return f"two {backbone}s" if beside == backbone else f"{backbone} and {beside}"
+
+
 class NetworkPart(_Part):
     """The network's architecture, as `model.network.NetworkConfig` takes it; see `Manifest` about its defaults."""
 
@@ -55,7 +62,7 @@ class NetworkPart(_Part):
     @property
     def backbones(self) -> str:
         """The backbone in words, or both."""
-        return self.backbone if self.beside is None else f"{self.backbone} and {self.beside}"
+        return name_backbones(self.backbone, self.beside)
 
 
 class CalibrationPart(_Part):

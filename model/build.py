@@ -95,8 +95,8 @@ class Workshop:
         config: What to build.
         weights: What the backbones start from.
         run: Folder of checkpoints, learning curves, held-out predictions, and the plots of what `build` made.
-        report: Called with the name of the part ("fold-0" … "whole", and for a network beside the first
-            "fold-0-MobileNetV2" … "whole-MobileNetV2") and its progress.
+        report: Called with the name of the part ("fold-0" … "whole", and for a second network with a backbone of
+            MobileNetV2 "fold-0-MobileNetV2" … "whole-MobileNetV2") and its progress.
 
     Raises:
         TrainingDataError: The run folder belongs to another configuration or other images.
@@ -190,17 +190,17 @@ class Workshop:
             self._train(part)
 
     def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:
-        parts = [self._judged_alone(member, fold) for member in self.config.network.members]
+        parts = [self._judged_alone(second, fold) for second, _ in enumerate(self.config.network.members)]
         return {name: np.mean([part[name] for part in parts], axis=0) for name in ("logits", "without")} | {
             # See `model.network.join_networks`.
             name: parts[0][name]
             for name in ("rows", "distances")
         }
 
-    def _judged_alone(self, member: NetworkConfig, fold: int) -> dict[str, NDArray[np.float64]]:
-        path = self.run / self._part(member, fold) / HELD_OUT_FILE
+    def _judged_alone(self, second: int, fold: int) -> dict[str, NDArray[np.float64]]:
+        path = self.run / self._part(second, fold) / HELD_OUT_FILE
         if not path.exists():
-            network, training = self._train_alone(member, fold), self._others(fold)
+            network, training = self._train_alone(second, fold), self._others(fold)
             rows = np.flatnonzero(self.folds == fold)
             images = self._images_at_input_size(rows)
             logits, features = run_network(network, images, self.metadata[rows])
@@ -213,45 +213,48 @@ class Workshop:
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
 
-    def _part(self, member: NetworkConfig, fold: int | None) -> str:
+    def _part(self, second: int, fold: int | None) -> str:
         name = "whole" if fold is None else f"fold-{fold}"
-        return name if member.backbone == self.config.network.backbone else f"{name}-{member.backbone}"
+        return f"{name}-{self.config.network.beside}" if second else name
 
     def _others(self, fold: int | None) -> NDArray[np.intp]:
         """Return the rows of all folds but one, or of all."""
         return np.flatnonzero(self.folds != (-1 if fold is None else fold))
 
     def _train(self, fold: int | None) -> keras.Model:
-        return join_networks([self._train_alone(member, fold) for member in self.config.network.members])
+        return join_networks([self._train_alone(second, fold) for second, _ in enumerate(self.config.network.members)])
 
-    def _train_alone(self, member: NetworkConfig, fold: int | None) -> keras.Model:
-        """Train on all folds but one, or on all, unless that is done."""
-        name = self._part(member, fold)
+    def _train_alone(self, second: int, fold: int | None) -> keras.Model:
+        """Train the first or the second network on all folds but one, or on all, unless that is done."""
+        name, member = self._part(second, fold), self.config.network.members[second]
         path = self.run / name / NETWORK_FILE
         if path.exists():
             network = build_network(member)
             network.load_weights(path)
             return network
-        network = self._train_on(self._others(fold), member, name)
+        network = self._train_on(self._others(fold), second, name)
         temporary = path.with_name("partial.weights.h5")
         network.save_weights(temporary)
         temporary.replace(path)
         return network
 
-    def _train_on(self, chosen: NDArray[np.intp], member: NetworkConfig, name: str) -> keras.Model:
+    def _train_on(self, chosen: NDArray[np.intp], second: int, name: str) -> keras.Model:
         if self.config.training.drop_missing_ages:
             chosen = np.array([index for index in chosen if self.rows[index].patient.age is not None])
         validation = None
         if self.config.training.schedule == "plateau":
             watched = np.array([_is_watched(self.rows[index].lesion_id) for index in chosen])
             chosen, validation = chosen[~watched], self._training_set(chosen[watched])
+        member, training = self.config.network.members[second], self.config.training
         trainer = Trainer(
             member,
-            self.config.training,
+            # Two networks of one kind are set apart by chance alone.
+            training.model_copy(update={"seed": training.seed + second}),
             self._training_set(chosen),
             self.weights.of(member.backbone),
             self.run / name,
             validation,
+            second=second,
         )
         trainer.run(lambda progress: self.report(name, progress))
         return trainer.model

@@ -12,6 +12,7 @@ from keras import layers
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from model.artifact import name_backbones
 from model.attention import AttentionForm, SoftAttention
 from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
 from model.errors import ModelError
@@ -40,7 +41,7 @@ class NetworkConfig(BaseModel):
             weights; "flatten" is the paper's: max-pooled 2x2 and flattened, for one image size.
         hidden: Units of a Dense layer before the classifier (the paper's Table 8 has one of 512), or 0.
         beside: Backbone of a second network that is alike in all else and trained apart, or None. The two networks'
-            logits are averaged: networks of two kinds err on different images.
+            logits are averaged: they err on different images, even where only chance sets them apart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,8 +59,6 @@ class NetworkConfig(BaseModel):
 
     @model_validator(mode="after")
     def _backbones_have_the_cut(self) -> NetworkConfig:
-        if self.beside == self.backbone:
-            raise ValueError(f"a second {self.backbone} beside the first would say the same")
         for member in self.members:
             cuts = BACKBONES[member.backbone].cuts
             if self.cut not in cuts:
@@ -77,7 +76,7 @@ class NetworkConfig(BaseModel):
     @property
     def backbones(self) -> str:
         """The backbone in words, or both."""
-        return " and ".join(member.backbone for member in self.members)
+        return name_backbones(self.backbone, self.beside)
 
 
 @keras.saving.register_keras_serializable(package="lesion_screen")
@@ -148,17 +147,20 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
     """Join networks into one that means what they mean: one network is that already.
 
     Args:
-        networks: From `build_network`, each of another backbone, with attention maps of one size.
+        networks: From `build_network`, with attention maps of one size. Two are named by their order.
 
     Returns:
         A model of the same inputs and outputs: `features` are those of the first, by which alone distances are
-        measured, and all else is the mean over the networks. It shares the networks' variables.
+        measured, and all else is the mean over the networks. It has the networks themselves as layers.
 
     Raises:
         ModelError: Their attention maps have different sizes.
     """
     if len(networks) == 1:
         return networks[0]
+    for order, one in zip(("first", "second"), networks, strict=True):
+        # As Keras wants names of layers to differ, and a pair may be of one backbone.
+        one.name = f"{order}_network"
     inputs = [keras.Input(one.shape[1:], name=one.name) for one in networks[0].inputs]
     said = [network(inputs) for network in networks]
     if len({one["attention"].shape for one in said if "attention" in one}) > 1:

@@ -82,7 +82,8 @@ class TrainingConfig(BaseModel):
         precision: What the network computes in while it trains: bfloat16 is faster on accelerators, slower elsewhere.
         kept_size: Width and height at which images are kept in memory.
         drop_missing_ages: Whether rows without an age are left out of training (the paper's way).
-        seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it.
+        seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it. The second
+            of two networks beside each other takes the next one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -165,6 +166,7 @@ class Trainer:
         weights: Backbone weights, see `build_backbone`; or the folder of a model to go on from.
         folder: Where the checkpoint and the curves are written.
         validation: Rows the validation loss is computed on each epoch; the plateau schedule needs them.
+        second: 1 for the second of two networks beside each other: of a pair of this kind it goes on from the second.
 
     Raises:
         ModelError: The weights are not this network's.
@@ -178,10 +180,12 @@ class Trainer:
         weights: Path | str | None,
         folder: Path,
         validation: TrainingSet | None = None,
+        *,
+        second: int = 0,
     ) -> None:
         self.config, self.data, self.folder, self.validation = config, data, folder, validation
         keras.utils.set_random_seed(config.seed)
-        self.model = _first_network(network, weights)
+        self.model = _start(network, weights, second)
         fit_age(self.model, data.metadata)
         self._encoding: MetadataEncoding = network.metadata
         self._copy = training_copy(
@@ -374,13 +378,13 @@ def _norms(backbone: keras.Model) -> list[Any]:
     return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def _first_network(config: NetworkConfig, weights: Path | str | None) -> keras.Model:
+def _start(config: NetworkConfig, weights: Path | str | None, second: int) -> keras.Model:
     if weights in (None, "imagenet") or not Path(weights).is_dir():
         return build_network(config, weights)
     manifest = read_manifest(Path(weights))
     network, _ = load_network(Path(weights), manifest)
     members = NetworkConfig.model_validate(manifest.network.model_dump()).members
-    for member, one in zip(members, split_network(network), strict=True):
-        if member == config:
-            return one
-    raise ModelError("The model to go on from has another network than the one asked for.")
+    alike = [one for member, one in zip(members, split_network(network), strict=True) if member == config]
+    if not alike:
+        raise ModelError("The model to go on from has another network than the one asked for.")
+    return alike[min(second, len(alike) - 1)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from model.artifact import read_manifest
 from model.build import HELD_OUT_FILE, BuildConfig, Workshop
@@ -18,13 +19,14 @@ from model.litert import LiteRT, agree
 from model.metadata import PatientMetadata, encode_metadata
 from model.network import NetworkConfig, build_network, shift_logits, split_network
 from model.package import package_model
-from model.recipes import configure
 from model.starting import StartWeights, parse_weights
 from model.synthetic import synthesize_archive
 from model.training import Progress, Stage, Trainer, TrainingConfig, TrainingSet
 from tests.random_model import draw_model
 
-PAIR = NetworkConfig(backbone="MobileNet", beside="MobileNetV2", input_size=64)
+MIXED = NetworkConfig(backbone="MobileNet", beside="MobileNetV2", input_size=64)
+TWICE = MIXED.model_copy(update={"beside": "MobileNet"})
+EITHER = pytest.mark.parametrize("config", [MIXED, TWICE], ids=["mixed", "twice"])
 METADATA = encode_metadata([PatientMetadata(age=50), PatientMetadata(sex="female")])
 
 
@@ -36,14 +38,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pair") / "model"
-    package_model(draw_model(PAIR), folder, name="Two networks", data="noise", git_commit="unknown")
-    return folder
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[NetworkConfig], Path]:
+    @cache
+    def pack(config: NetworkConfig) -> Path:
+        folder = tmp_path_factory.mktemp("pair") / "model"
+        package_model(draw_model(config), folder, name="Two networks", data="noise", git_commit="unknown")
+        return folder
+
+    return pack
 
 
-def test_the_pair_says_the_mean_of_what_each_says_and_measures_distances_by_the_first() -> None:
-    pair = draw_model(PAIR).network
+@EITHER
+def test_the_pair_says_the_mean_of_what_each_says_and_measures_distances_by_the_first(config: NetworkConfig) -> None:
+    pair = draw_model(config).network
     images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
 
     first, second = (one([images, METADATA], training=False) for one in split_network(pair))
@@ -60,44 +67,51 @@ def test_the_pair_says_the_mean_of_what_each_says_and_measures_distances_by_the_
     assert moved == pytest.approx(np.asarray(said["logits"]) + offsets, abs=1e-5)
 
 
-def test_networks_of_one_kind_or_with_maps_of_two_sizes_make_no_pair() -> None:
-    with pytest.raises(ValidationError, match="would say the same"):
-        NetworkConfig(backbone="MobileNet", beside="MobileNet")
-    with pytest.raises(ModelError, match="MobileNetV2 beside the first"):
-        configure("pair", backbone="MobileNetV2")
+def test_networks_with_maps_of_two_sizes_make_no_pair() -> None:
     with pytest.raises(ModelError, match="differ in size"):
         build_network(NetworkConfig(backbone="InceptionResNetV2", beside="MobileNet", input_size=96))
 
 
+@EITHER
 @pytest.mark.usefixtures("eagerly")
-def test_each_is_trained_by_itself_and_their_mean_is_judged(data: Path, tmp_path: Path) -> None:
+def test_each_is_trained_by_itself_and_their_mean_is_judged(data: Path, tmp_path: Path, config: NetworkConfig) -> None:
     parts = []
-    config = BuildConfig(network=PAIR, training=TrainingConfig(stages=(Stage(epochs=1, size=32),)))
+    training = TrainingConfig(stages=(Stage(epochs=1, size=32),))
 
     def seen(part: str, progress: Progress) -> None:
         if progress.row is not None:
             parts.append(part)
 
     workshop = Workshop(
-        read_labels(data), config, weights=StartWeights(otherwise=None), run=tmp_path / "run", report=seen
+        read_labels(data),
+        BuildConfig(network=config, training=training),
+        weights=StartWeights(otherwise=None),
+        run=tmp_path / "run",
+        report=seen,
     )
     held_out = workshop.cross_validate([0])
 
-    assert parts == ["fold-0", "fold-0-MobileNetV2"]
+    assert parts == ["fold-0", f"fold-0-{config.beside}"]
     first, second = (np.load(tmp_path / "run" / part / HELD_OUT_FILE) for part in parts)
+    # Where nothing but chance sets them apart, it does.
+    assert not np.allclose(first["logits"], second["logits"])
     np.testing.assert_array_equal(first["rows"], second["rows"])
     np.testing.assert_array_equal(held_out.logits, (first["logits"] + second["logits"]) / 2)
     np.testing.assert_array_equal(held_out.logits_without_metadata, (first["without"] + second["without"]) / 2)
     np.testing.assert_array_equal(held_out.distances, first["distances"])
 
 
-def test_the_artifact_has_the_weights_of_both_and_both_engines_say_the_same(packed: Path) -> None:
-    manifest = read_manifest(packed)
-    network, _ = load_network(packed, manifest)
+@EITHER
+def test_the_artifact_has_the_weights_of_both_and_both_engines_say_the_same(
+    packed: Callable[[NetworkConfig], Path], config: NetworkConfig
+) -> None:
+    manifest = read_manifest(packed(config))
+    network, _ = load_network(packed(config), manifest)
 
     names = set(network_arrays(network))
-    assert {"network.classifier.kernel", "beside.classifier.kernel", "beside.block_1_expand.kernel"} <= names
-    classifier = Classifier.load(packed)
+    inner = {"MobileNet": "conv_pw_1", "MobileNetV2": "block_1_expand"}[str(config.beside)]
+    assert {"network.classifier.kernel", "beside.classifier.kernel", f"beside.{inner}.kernel"} <= names
+    classifier = Classifier.load(packed(config))
     images = np.random.default_rng(1).integers(0, 256, (8, 64, 64, 3), np.uint8)
     metadata = encode_metadata([PatientMetadata(age=age) for age in range(20, 100, 10)])
     frozen = classifier._engine
@@ -105,21 +119,23 @@ def test_the_artifact_has_the_weights_of_both_and_both_engines_say_the_same(pack
     assert agree(frozen, LiteRT(frozen), [(images, metadata)])  # type: ignore[arg-type] # of a CPU
 
 
-@pytest.mark.parametrize("backbone", ["MobileNet", "MobileNetV2"])
-def test_each_goes_on_from_its_own_half_of_a_pair(packed: Path, tmp_path: Path, backbone: str) -> None:
-    network, _ = load_network(packed, read_manifest(packed))
-    config = NetworkConfig.model_validate({**PAIR.model_dump(), "backbone": backbone, "beside": None})
+@EITHER
+@pytest.mark.parametrize("second", [0, 1])
+def test_each_goes_on_from_its_own_half_of_a_pair(
+    packed: Callable[[NetworkConfig], Path], tmp_path: Path, config: NetworkConfig, second: int
+) -> None:
+    model, mine = packed(config), config.members[second]
+    network, _ = load_network(model, read_manifest(model))
     images = np.zeros((4, 64, 64, 3), np.uint8)
     start = TrainingSet(images=images, metadata=METADATA[[0, 1, 0, 1]], labels=np.arange(4))
 
-    trainer = Trainer(config, TrainingConfig(batch_size=4), start, packed, tmp_path)
+    trainer = Trainer(mine, TrainingConfig(batch_size=4), start, model, tmp_path, second=second)
 
-    half = {"MobileNet": 0, "MobileNetV2": 1}[backbone]
-    for mine, theirs in zip(trainer.model.get_weights(), split_network(network)[half].get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for ours, theirs in zip(trainer.model.get_weights(), split_network(network)[second].get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ModelError, match="another network"):
         Trainer(
-            config.model_copy(update={"metadata": "none"}), TrainingConfig(batch_size=4), start, packed, tmp_path / "no"
+            mine.model_copy(update={"metadata": "none"}), TrainingConfig(batch_size=4), start, model, tmp_path / "no"
         )
     keras.utils.clear_session()
 
