@@ -12,6 +12,7 @@ import click
 
 from model.errors import ModelError, RejectedImage
 from model.examples import add_examples
+from model.hush import hush_tensorflow
 from model.labels import CLASSES
 from model.options import training_options
 from model.studies import add_studies
@@ -41,6 +42,7 @@ class _PlainErrors(click.Group):
 @click.group(cls=_PlainErrors)
 def main() -> None:
     """Train lesion-screen's models, ask them, and draw synthetic archives. Not a medical device."""
+    hush_tensorflow()
 
 
 @main.command()

@@ -20,6 +20,7 @@ from db.models import active_model
 from db.session import TRANSIENT_ERRORS, check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 from model.errors import ModelError
+from model.hush import hush_tensorflow
 from worker.errors import ModelUnavailable
 from worker.failpoints import Step, failpoint, no_failpoint
 from worker.gpu import take_own_gpu
@@ -103,6 +104,8 @@ class Child:
             LedgerError: If a setting or the schema is not sound.
             sqlalchemy.exc.OperationalError: If the database stayed away.
         """
+        # Whose chatter would stand among the lines of the log.
+        hush_tensorflow()
         settings, home = read_settings(WorkerSettings), read_settings(HomeSettings)
         gpus = take_own_gpu(settings.gpu_index)
         database = read_settings(DbSettings)
@@ -154,8 +157,6 @@ class Child:
         return loaded
 
     def _load(self, digest: str) -> Scorer:
-        # TensorFlow writes its start-up chatter past the logs.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         given = self.settings
         module, _, attribute = given.classifier.partition(":")
         kind = getattr(importlib.import_module(module), attribute)

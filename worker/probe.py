@@ -1,7 +1,6 @@
 """Looks at model and devices as a worker would: `python -m worker.probe` prints one JSON line."""
 
 import json
-import os
 import sys
 from typing import Any
 
@@ -9,6 +8,7 @@ from db.errors import LedgerError
 from db.models import active_model
 from db.session import TRANSIENT_ERRORS, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
+from model.hush import hush_tensorflow
 from model.keras_alone import import_keras
 from worker.settings import WorkerSettings
 
@@ -19,7 +19,7 @@ def probe() -> dict[str, Any]:
     Returns:
         `tensorflow`, `gpus`, `model` (the digest that was loaded, or None), and `problem`, a sentence or None.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    hush_tensorflow()
     import_keras()
     import tensorflow as tf
 
