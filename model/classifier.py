@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.artifact import Manifest, read_manifest, read_weights
+from model.artifact import Manifest, read_manifest
 from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence, space_shapes
 from model.device import memory_in_use
 from model.errors import ArtifactError
@@ -18,6 +18,7 @@ from model.images import DecodedImage, decode_measured
 from model.keras_alone import import_keras
 from model.labels import CLASSES, MALIGNANT_INDEX
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
+from model.weights import read_weights
 
 if TYPE_CHECKING:
     import keras

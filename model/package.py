@@ -20,7 +20,6 @@ from model.artifact import (
     OperatingPart,
     ReferralPart,
     TrainingPart,
-    pack_weights,
     read_manifest,
     write_artifact,
 )
@@ -33,6 +32,7 @@ from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
 from model.report import Evaluation, Explanation, Trial
+from model.weights import pack_weights
 
 GOLDEN_SEED: Final = 7530
 #: float16 weights may move no probability of the golden input further than this.

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from model.architectures import TABLE_8, paper_network
-from model.artifact import NetworkPart, pack_weights, read_manifest, shipped_artifact, write_artifact
+from model.artifact import NetworkPart, read_manifest, shipped_artifact, write_artifact
 from model.backbones import BACKBONES, BackboneName, freeze_first_blocks
 from model.calibration import COMPONENTS, PROTOTYPES, FeatureSpace
 from model.classifier import load_network, network_arrays
@@ -20,6 +20,7 @@ from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata, metadata_width
 from model.network import NetworkConfig, build_network, fit_age
 from model.summary import count_multiply_adds, summarise_network
+from model.weights import pack_weights
 
 LARGE = {"DenseNet201", "InceptionResNetV2", "ResNet152", "NASNetLarge", "NASNetMobile"}
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in BACKBONES]
