@@ -60,9 +60,10 @@ def _filtered() -> Iterator[None]:
     The filter is another process, so that the last words of an import that aborts come through.
     """
     grep, terminal = shutil.which("grep"), None
-    # There may be no standard error.
-    with suppress(OSError):
-        terminal = os.dup(2)
+    if grep is not None:
+        # There may be no standard error.
+        with suppress(OSError):
+            terminal = os.dup(2)
     if grep is None or terminal is None:
         yield
         return
