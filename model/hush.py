@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import Final
+from typing import IO, Final, cast
 
 #: TensorFlow's own setting: 2 leaves errors, of which a missing GPU is one, and 3 what ends the program.
 _LEVEL: Final = "TF_CPP_MIN_LOG_LEVEL"
@@ -59,20 +59,11 @@ def _filtered() -> Iterator[None]:
 
     The filter is another process, so that the last words of an import that aborts come through.
     """
-    grep, terminal = shutil.which("grep"), None
-    if grep is not None:
-        # There may be no standard error.
-        with suppress(OSError):
-            terminal = os.dup(2)
-    if grep is None or terminal is None:
+    started = _start_sieve()
+    if started is None:
         yield
         return
-    options = ["--line-buffered", "--text", "--invert-match", "--extended-regexp"]
-    reading, writing = os.pipe()
-    sieve = subprocess.Popen([grep, *options, _CHATTER], stdin=reading, stdout=terminal)
-    os.close(reading)
-    os.dup2(writing, 2)
-    os.close(writing)
+    sieve, terminal = started
     try:
         yield
     finally:
@@ -81,3 +72,26 @@ def _filtered() -> Iterator[None]:
         # Its end is that of the last process that writes to it: another thread may have started one meanwhile.
         with suppress(subprocess.TimeoutExpired):
             sieve.wait(_PATIENCE_SECONDS)
+
+
+def _start_sieve() -> tuple[subprocess.Popen[bytes], int] | None:
+    """Put the filter in the place of standard error.
+
+    Returns:
+        It, and a descriptor of standard error itself; None where there is no such thing, or nothing to filter with.
+    """
+    try:
+        terminal = os.dup(2)
+    except OSError:
+        return None
+    grep = shutil.which("grep") or "grep"
+    options = ["--line-buffered", "--text", "--invert-match", "--extended-regexp"]
+    try:
+        sieve = subprocess.Popen([grep, *options, _CHATTER], stdin=subprocess.PIPE, stdout=terminal)
+    except OSError:
+        # There is no grep, or no process to be had: TensorFlow's chatter is better than no TensorFlow.
+        os.close(terminal)
+        return None
+    with cast("IO[bytes]", sieve.stdin) as writing:
+        os.dup2(writing.fileno(), 2)
+    return sieve, terminal

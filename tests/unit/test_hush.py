@@ -61,11 +61,22 @@ def test_an_import_that_fails_is_told_as_ever(made_up: Path) -> None:
     assert done.stderr.endswith("ImportError: a library is missing\n")
 
 
-@pytest.mark.parametrize(("lacking", "said"), [("grep", "I0000 chatter\n"), ("standard error", "")])
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("grep", "I0000 chatter\n"),
+        ("a grep that starts", "I0000 chatter\n"),
+        ("standard error", ""),
+    ],
+)
 def test_where_nothing_can_be_filtered_it_is_imported_all_the_same(made_up: Path, lacking: str, said: str) -> None:
     settings = stand_before(made_up, f"import os\nif {said!r}: os.write(2, {said!r}.encode())")
-    settings |= {"PATH": str(made_up)} if lacking == "grep" else {}
-    program = PROGRAM if lacking == "grep" else f"import os; os.close(2)\n{PROGRAM}"
+    program = f"import os; os.close(2)\n{PROGRAM}"
+    if lacking != "standard error":
+        settings, program = settings | {"PATH": str(made_up)}, PROGRAM
+    if lacking == "a grep that starts":
+        (made_up / "grep").write_bytes(b"\x7fELF and nothing more")
+        (made_up / "grep").chmod(0o755)
 
     done = run(sys.executable, "-c", program, **settings)
 
