@@ -40,7 +40,7 @@ def default_network(backbone: BackboneName, *, twice: bool = False, least_size: 
         least_size: Height and width in pixels where its ImageNet weights were trained at less.
     """
     size = max(BACKBONES[backbone].input_size, least_size)
-    return NetworkConfig(backbone=backbone, input_size=size, beside=backbone if twice else None)
+    return NetworkConfig(backbone=backbone, input_size=size, beside=backbone if twice else None, intermediate=True)
 
 
 def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:

@@ -53,6 +53,7 @@ class NetworkPart(_Part):
     head: str = Field("pooled", exclude_if=lambda head: head == "pooled")
     hidden: int = Field(0, exclude_if=lambda units: units == 0)
     beside: str | None = Field(None, exclude_if=lambda backbone: backbone is None)
+    intermediate: bool = Field(default=False, exclude_if=lambda asked: not asked)
 
     @property
     def backbones(self) -> str:

@@ -70,6 +70,8 @@ class Backbone:
         application: Name in `keras.applications`.
         cuts: By name; `last` is the last full feature map.
         frozen: Last layer of the stem and first blocks, which stay as ImageNet made them.
+        intermediate: Layer whose map tells an image's texture: about the middle of the blocks whose maps are a
+            sixteenth of the image high and wide. Every cut lies behind it.
         paper_cut: Name of the cut of the paper's notebooks; `last` where they say nothing else.
         input_size: Height and width in pixels that the paper uses.
         pixels: Range of the pixels its ImageNet weights were trained on.
@@ -79,6 +81,7 @@ class Backbone:
     application: str
     cuts: Mapping[str, Cut]
     frozen: str
+    intermediate: Cut
     paper_cut: str = LAST
     input_size: int = 224
     pixels: PixelRange = "symmetric"
@@ -104,6 +107,7 @@ BACKBONES: Final[Mapping[BackboneName, Backbone]] = {
         cuts={LAST: Cut(layer="relu"), "paper": Cut(layer="conv5_block29_1_relu")},
         paper_cut="paper",
         frozen="pool2_pool",
+        intermediate=Cut(layer="conv4_block24_concat"),
         pixels="imagenet",
     ),
     "InceptionResNetV2": Backbone(
@@ -111,19 +115,31 @@ BACKBONES: Final[Mapping[BackboneName, Backbone]] = {
         cuts={LAST: Cut(layer="conv_7b_ac"), "paper": Cut(layer="batch_normalization_195")},
         paper_cut="paper",
         frozen="mixed_5b",
+        intermediate=Cut(layer="block17_10_ac"),
         input_size=299,
     ),
     "ResNet50": Backbone(
-        application="ResNet50", cuts={LAST: Cut(layer="conv5_block3_out")}, frozen="conv2_block3_out", pixels="bgr"
+        application="ResNet50",
+        cuts={LAST: Cut(layer="conv5_block3_out")},
+        frozen="conv2_block3_out",
+        intermediate=Cut(layer="conv4_block3_out"),
+        pixels="bgr",
     ),
     "ResNet152": Backbone(
         application="ResNet152",
         cuts={LAST: Cut(layer="conv5_block3_out"), "paper": Cut(layer="conv5_block1_out")},
         paper_cut="paper",
         frozen="conv2_block3_out",
+        intermediate=Cut(layer="conv4_block18_out"),
         pixels="bgr",
     ),
-    "VGG16": Backbone(application="VGG16", cuts={LAST: Cut(layer="block5_pool")}, frozen="block1_pool", pixels="bgr"),
+    "VGG16": Backbone(
+        application="VGG16",
+        cuts={LAST: Cut(layer="block5_pool")},
+        frozen="block1_pool",
+        intermediate=Cut(layer="block5_conv1"),
+        pixels="bgr",
+    ),
     "NASNetLarge": Backbone(
         application="NASNetLarge",
         cuts={
@@ -132,6 +148,7 @@ BACKBONES: Final[Mapping[BackboneName, Backbone]] = {
         },
         paper_cut="paper",
         frozen="reduction_concat_stem_2",
+        intermediate=Cut(layer="normal_concat_9"),
         input_size=331,
     ),
     "NASNetMobile": Backbone(
@@ -142,13 +159,20 @@ BACKBONES: Final[Mapping[BackboneName, Backbone]] = {
         },
         paper_cut="paper",
         frozen="reduction_concat_stem_2",
+        intermediate=Cut(layer="normal_concat_6"),
     ),
-    "MobileNet": Backbone(application="MobileNet", cuts={LAST: Cut(layer="conv_pw_13_relu")}, frozen="conv_pw_1_relu"),
+    "MobileNet": Backbone(
+        application="MobileNet",
+        cuts={LAST: Cut(layer="conv_pw_13_relu")},
+        frozen="conv_pw_1_relu",
+        intermediate=Cut(layer="conv_pw_9_relu"),
+    ),
     "MobileNetV2": Backbone(
         application="MobileNetV2",
         cuts={LAST: Cut(layer="out_relu"), "paper": Cut(layer="block_14_depthwise")},
         paper_cut="paper",
         frozen="block_2_add",
+        intermediate=Cut(layer="block_10_expand_relu"),
     ),
     "MobileNetV3Small": Backbone(
         application="MobileNetV3Small",
@@ -158,6 +182,7 @@ BACKBONES: Final[Mapping[BackboneName, Backbone]] = {
         },
         paper_cut="paper",
         frozen="expanded_conv_project_bn",
+        intermediate=Cut(layer="expanded_conv_5_expand_bn", activation=True),
         options={"include_preprocessing": False},
     ),
     "MobileNetV3Large": Backbone(
@@ -165,6 +190,7 @@ BACKBONES: Final[Mapping[BackboneName, Backbone]] = {
         cuts=_MOBILENET_V3_LARGE_CUTS,
         paper_cut="[:240]",
         frozen="expanded_conv_2_add",
+        intermediate=Cut(layer="expanded_conv_8_expand_bn", activation=True),
         options={"include_preprocessing": False},
     ),
 }
@@ -204,7 +230,12 @@ def _row(values: tuple[float, ...]) -> Any:
 
 
 def build_backbone(
-    name: BackboneName, input_size: int, weights: Path | str | None = None, *, cut: str = LAST
+    name: BackboneName,
+    input_size: int,
+    weights: Path | str | None = None,
+    *,
+    cut: str = LAST,
+    intermediate: bool = False,
 ) -> keras.Model:
     """Build a backbone up to a cut.
 
@@ -214,10 +245,12 @@ def build_backbone(
         weights: None (random), "imagenet" (downloaded by Keras), or a weights file of the Keras application:
             `.weights.h5` or `.h5`, without its top unless the cut lies there.
         cut: A key of the backbone's `cuts`.
+        intermediate: Whether the model has a second output: the map of the backbone's `intermediate` layer.
 
     Returns:
-        A model from `(batch, input_size, input_size, 3)` float32 RGB in [-1, 1] to the feature map; scaling to the
-        range of its ImageNet weights is its first layer. Its layers have the same names in every process.
+        A model from `(batch, input_size, input_size, 3)` float32 RGB in [-1, 1] to the feature map, or to both maps;
+        scaling to the range of its ImageNet weights is its first layer. Its layers have the same names in every
+        process.
 
     Raises:
         ModelError: The weights cannot be had, or are not this backbone's.
@@ -233,7 +266,8 @@ def build_backbone(
     elif weights is not None:
         _load(full, weights)
     named = _name_layers(full, keep=weights is not None)
-    return keras.Model(named.inputs[0], _feature_map(named, taken), name="backbone")
+    maps = [_feature_map(named, one) for one in (taken, *[row.intermediate] * intermediate)]
+    return keras.Model(named.inputs[0], maps if intermediate else maps[0], name="backbone")
 
 
 def freeze_first_blocks(model: keras.Model, name: BackboneName) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from model.calibration import FeatureSpace, OperatingPoint, ReferralThresholds, fit_feature_space
+from model.calibration import OperatingPoint, ReferralThresholds
 from model.crossfit import HeldOut
 from model.dataset import LabelledImage, digest_data, load_images
 from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
+from model.familiarity import MEASURED, FeatureSpace, fit_spaces, measure_distance
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig, build_network, join_networks, shift_logits
@@ -28,7 +29,7 @@ from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
 from model.starting import StartWeights
 from model.training import Progress, Trainer, TrainingConfig, TrainingSet
 
-#: Training images the feature space is learned from: enough for 64 components.
+#: Training images the feature spaces are learned from: enough for 64 components.
 FEATURE_IMAGES: Final = 4000
 SEED: Final = 0
 #: A run's folder says which configuration and images it belongs to.
@@ -66,7 +67,7 @@ class BuiltModel:
         prior: `(7,)` class frequencies in training, which the posterior assumes.
         temperature: T of the posterior; the offsets of its calibration are part of the network's last bias.
         operating_point: Where an image counts as suspicious.
-        space: Feature space of the training images.
+        spaces: Where the training images lie in what the network measures, see `model.familiarity`.
         referral: When an image goes to a person.
         evaluation: Figures on lesions held out.
         reference: What the images of those lesions looked like to the model.
@@ -79,7 +80,7 @@ class BuiltModel:
     prior: NDArray[np.float64]
     temperature: float
     operating_point: OperatingPoint
-    space: FeatureSpace
+    spaces: dict[str, FeatureSpace]
     referral: ReferralThresholds
     evaluation: Evaluation
     reference: Reference
@@ -178,7 +179,7 @@ class Workshop:
             prior=held_out.prior,
             temperature=fitted.calibration.temperature,
             operating_point=fitted.operating_point,
-            space=self._feature_space(network, training),
+            spaces=self._fit_spaces(network, training),
             referral=fitted.referral,
             evaluation=evaluation,
             reference=make_reference(held_out.patients, fitted.verdicts.malignant_scores, held_out.distances),
@@ -203,12 +204,12 @@ class Workshop:
             network, training = self._train_alone(second, fold), self._others(fold)
             rows = np.flatnonzero(self.folds == fold)
             images = self._images_at_input_size(rows)
-            logits, features = run_network(network, images, self.metadata[rows])
+            said = run_network(network, images, self.metadata[rows])
             blind = encode_metadata([UNKNOWN] * len(rows), self.config.network.metadata)
-            distances = self._feature_space(network, training).distance(features)
-            without, _ = run_network(network, images, blind)
+            distances = measure_distance(self._fit_spaces(network, training), said)
+            without = run_network(network, images, blind)["logits"]
             temporary = path.with_suffix(".partial.npz")
-            np.savez(temporary, rows=rows, logits=logits, without=without, distances=distances)
+            np.savez(temporary, rows=rows, logits=said["logits"], without=without, distances=distances)
             temporary.replace(path)
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
@@ -264,10 +265,10 @@ class Workshop:
         images = load_images([self.rows[index] for index in chosen], self.config.training.kept_size)
         return TrainingSet(images=images, metadata=self.metadata[chosen], labels=self.labels[chosen])
 
-    def _feature_space(self, network: keras.Model, training: NDArray[np.intp]) -> FeatureSpace:
+    def _fit_spaces(self, network: keras.Model, training: NDArray[np.intp]) -> dict[str, FeatureSpace]:
         known = training[np.random.default_rng(SEED).permutation(len(training))[:FEATURE_IMAGES]]
-        _, features = run_network(network, self._images_at_input_size(known), self.metadata[known])
-        return fit_feature_space(features, self.labels[known])
+        said = run_network(network, self._images_at_input_size(known), self.metadata[known])
+        return fit_spaces(said, self.labels[known])
 
     def _images_at_input_size(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         # Decoded as a worker decodes them, not resized from what training keeps.
@@ -287,7 +288,7 @@ def _is_watched(lesion_id: str) -> bool:
 
 def run_network(
     network: keras.Model, images: NDArray[np.uint8], metadata: NDArray[np.float32], *, batch: int = 64
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> dict[str, NDArray[np.float32]]:
     """Run the network over decoded images.
 
     Args:
@@ -297,14 +298,15 @@ def run_network(
         batch: Images a step.
 
     Returns:
-        Logits `(n, 7)` and features `(n, f)`.
+        Its `logits` `(n, 7)`, and `(n, f)` of each output that is `MEASURED`.
     """
-    logits, features = [], []
+    wanted = ["logits", *(name for name in MEASURED if name in network.output)]
+    said: dict[str, list[NDArray[np.float32]]] = {name: [] for name in wanted}
     for start in range(0, len(images), batch):
         # Always as many, as a program is compiled for each number; the last batch repeats its last image.
         rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
         outputs = network.predict_on_batch([images[rows].astype(np.float32) / 127.5 - 1.0, metadata[rows]])
         count = min(batch, len(images) - start)
-        logits.append(outputs["logits"][:count])
-        features.append(outputs["features"][:count])
-    return np.concatenate(logits), np.concatenate(features)
+        for name, parts in said.items():
+            parts.append(outputs[name][:count])
+    return {name: np.concatenate(parts) for name, parts in said.items()}

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.artifact import Manifest, read_manifest
-from model.calibration import COMPONENTS, FeatureSpace, balanced_confidence, space_shapes
+from model.calibration import balanced_confidence
 from model.device import memory_in_use
 from model.errors import ArtifactError
+from model.familiarity import MEASURED, FeatureSpace, packed_shapes, unpack_spaces
 from model.images import DecodedImage, decode_measured
 from model.keras_alone import import_keras
 from model.labels import CLASSES, MALIGNANT_INDEX
@@ -47,7 +48,7 @@ class Prediction:
         diagnosis: argmax of posterior / prior, which favours no class for being common.
         confidence: The posterior of `diagnosis`.
         malignant_score: Posterior of akiec, bcc and mel together.
-        distance: How far the image is from what was seen in training, see `model.calibration.FeatureSpace.distance`.
+        distance: How far the image is from what was seen in training, see `model.familiarity.measure_distance`.
         prioritised: Whether the score reaches the operating point.
         referred: Whether a person must look whatever the score.
         refer_reason: "unfamiliar_image", "low_confidence", or None.
@@ -223,13 +224,13 @@ def _load_engine(folder: Path, manifest: Manifest, precision: Precision) -> Froz
     from model.precision import computing_in
 
     with computing_in(precision):
-        network, space = load_network(folder, manifest)
+        network, spaces = load_network(folder, manifest)
     return FrozenGraph(
         network,
         input_size=manifest.network.input_size,
         prior=np.asarray(manifest.prior),
         temperature=manifest.calibration.temperature,
-        space=space,
+        spaces=spaces,
         precision=precision,
     )
 
@@ -251,7 +252,7 @@ def _agree(manifest: Manifest, engine: FrozenGraph, lighter: FrozenGraph) -> boo
     return True
 
 
-def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, FeatureSpace]:
+def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, dict[str, FeatureSpace]]:
     """Build the network a manifest describes and put the artifact's weights into it.
 
     Raises:
@@ -268,17 +269,17 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, Feature
             "The model's manifest.json describes a network that this program cannot build: upgrade it."
         ) from None
     network = build_network(config)
-    width = int(network.output["features"].shape[-1])
+    widths = {name: int(network.output[name].shape[-1]) for name in MEASURED if name in network.output}
     variables = network_arrays(network)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    stored = space_shapes(width, COMPONENTS, manifest.referral.prototypes)
+    stored = packed_shapes(widths, manifest.referral.prototypes)
     arrays = read_weights(folder, manifest, {**shapes, **stored})
     for name, variable in variables.items():
         variable.assign(arrays[name])
-    space = FeatureSpace(**{name.removeprefix("space."): arrays[name] for name in stored})
-    if space.residual <= 0 or space.scales.min() <= 0:
+    spaces = unpack_spaces(arrays, widths)
+    if any(space.residual <= 0 or space.scales.min() <= 0 for space in spaces.values()):
         raise ArtifactError("The model's weights.h5 measures distances in no unit: install it again.")
-    return network, space
+    return network, spaces
 
 
 def network_arrays(network: keras.Model) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.batches import Batched, share_cores
-from model.calibration import FeatureSpace
 from model.device import CPU_BATCH_SIZE, find_batch_size, prepare_device
 from model.errors import OutOfMemory
 from model.evidence import choose_evidence, with_evidence
+from model.familiarity import FeatureSpace, Spaces
 from model.precision import Precision
 
 #: Posteriors, distances and evidence of some images.
@@ -54,7 +54,7 @@ class FrozenGraph:
         input_size: Height and width in pixels.
         prior: `(7,)` class frequencies of the posterior.
         temperature: T of the posterior.
-        space: Feature space of the training images.
+        spaces: Where the training images lie in what the network measures, see `model.familiarity`.
         precision: What the network was built to compute in, see `computing_in`.
 
     Attributes:
@@ -72,7 +72,7 @@ class FrozenGraph:
         input_size: int,
         prior: NDArray[np.float64],
         temperature: float,
-        space: FeatureSpace,
+        spaces: Spaces,
         precision: Precision = "float32",
     ) -> None:
         self.precision = precision
@@ -81,7 +81,7 @@ class FrozenGraph:
         self.name = "-".join(parts)
         self.batch_size = CPU_BATCH_SIZE
         self.batches_at_once = 2 if self.device == "gpu" else share_cores()[0]
-        self._function = _freeze(network, input_size, np.log(prior), temperature, space)
+        self._function = _freeze(network, input_size, np.log(prior), temperature, spaces)
 
     def run(self, images: NDArray[np.uint8], metadata: NDArray[np.float32]) -> Answer:
         """Score a batch.
@@ -91,7 +91,7 @@ class FrozenGraph:
             metadata: `(n, width)` float32, encoded as the network was built for.
 
         Returns:
-            Posteriors `(n, 7)` float32, distances `(n,)` float32 to the nearest class in feature space, and evidence
+            Posteriors `(n, 7)` float32, distances `(n,)` float32 from the images of training, and evidence
             `(n, h, w)` float32 for the diagnosis, see `model.evidence`, or None of a network without it.
 
         Raises:
@@ -177,14 +177,11 @@ def _join(parts: Sequence[Answer]) -> Answer:
     )
 
 
-def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature: float, space: FeatureSpace) -> Any:
+def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature: float, spaces: Spaces) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     extended = with_evidence(network)
     bias = tf.constant(log_prior, tf.float32)
-    mean, projection, centres = (tf.constant(part) for part in (space.mean, space.projection, space.centres))
-    basis, residual = tf.constant(space.basis(), tf.float32), tf.constant(space.residual, tf.float32)
-    prototypes, scales = tf.constant(space.prototypes), space.scales.tolist()
 
     @tf.function(
         input_signature=[
@@ -196,17 +193,21 @@ def _freeze(network: Any, size: int, log_prior: NDArray[np.float64], temperature
         pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
         outputs = extended([pixels, metadata], training=False)
         posteriors = tf.nn.softmax(outputs["logits"] / temperature + bias)
-        features = tf.cast(outputs["features"], tf.float32)
-        offsets = features - mean
-        gaps = tf.reduce_sum(tf.square(tf.matmul(offsets, projection)[:, None, :] - centres[None]), axis=2)
-        outside = tf.reduce_sum(
-            tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1
-        )
-        distances = tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / residual) / scales[0]
-        if len(space.prototypes):
-            cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), prototypes, transpose_b=True)
-            angles = (1.0 - tf.reduce_max(cosines, axis=1)) / scales[1]
-            distances = tf.sqrt(tf.square(distances) + tf.square(angles))
+        parts = [part for name, space in spaces.items() for part in _distance_parts(space, outputs[name])]
+        distances = tf.sqrt(tf.add_n([tf.square(part) for part in parts]))
         return posteriors, distances, *choose_evidence(outputs).values()
 
     return convert_variables_to_constants_v2(score.get_concrete_function())
+
+
+def _distance_parts(space: FeatureSpace, outputs: Any) -> list[Any]:
+    """Compute `FeatureSpace.parts` in their units, `(n,)` each, of `(n, f)` outputs."""
+    features, basis = tf.cast(outputs, tf.float32), tf.constant(space.basis(), tf.float32)
+    offsets = features - space.mean
+    gaps = tf.reduce_sum(tf.square(tf.matmul(offsets, space.projection)[:, None, :] - space.centres[None]), axis=2)
+    outside = tf.reduce_sum(tf.square(offsets - tf.matmul(tf.matmul(offsets, basis), basis, transpose_b=True)), axis=1)
+    parts = [tf.sqrt(tf.reduce_min(gaps, axis=1) + outside / space.residual) / space.scales[0]]
+    if len(space.prototypes):
+        cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), space.prototypes, transpose_b=True)
+        parts.append((1.0 - tf.reduce_max(cosines, axis=1)) / space.scales[1])
+    return parts

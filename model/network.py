@@ -16,6 +16,7 @@ from model.artifact import name_backbones
 from model.attention import AttentionForm, SoftAttention
 from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
 from model.errors import ModelError
+from model.familiarity import MEASURED
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, metadata_width
 
@@ -42,6 +43,8 @@ class NetworkConfig(BaseModel):
         hidden: Units of a Dense layer before the classifier (the paper's Table 8 has one of 512), or 0.
         beside: Backbone of a second network that is alike in all else and trained apart, or None. The two networks'
             logits are averaged: they err on different images, even where only chance sets them apart.
+        intermediate: Whether what an image lies far from training by is measured in an intermediate layer too, see
+            `model.familiarity`; what the network says of a lesion is the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +59,7 @@ class NetworkConfig(BaseModel):
     head: Literal["pooled", "flatten"] = "pooled"
     hidden: int = 0
     beside: BackboneName | None = None
+    intermediate: bool = False
 
     @model_validator(mode="after")
     def _backbones_have_the_cut(self) -> NetworkConfig:
@@ -121,7 +125,8 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     Returns:
         A model with inputs `image` `(n, s, s, 3)` float32 RGB in [-1, 1], whatever the backbone, and `metadata`
         `(n, metadata_width(config.metadata))` float32, and outputs `logits` `(n, 7)` (before any prior), `features`
-        `(n, f)` (pooled, before dropout) and, where there is attention, `attention` `(n, h, w)`.
+        `(n, f)` (pooled, before dropout), where there is attention `attention` `(n, h, w)`, and where it is asked for
+        `intermediate` `(n, c)`, the means over the maps of an intermediate layer.
 
     Raises:
         ModelError: The weights cannot be had, or are not this backbone's.
@@ -131,15 +136,17 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     size = config.input_size
     image = keras.Input((size, size, 3), name="image")
     metadata = keras.Input((metadata_width(config.metadata),), name="metadata")
-    backbone = build_backbone(config.backbone, size, weights, cut=config.cut)
-    features, attention = _pool(config, backbone(image))
+    backbone = build_backbone(config.backbone, size, weights, cut=config.cut, intermediate=config.intermediate)
+    feature_map, *others = keras.tree.flatten(backbone(image))
+    means = [layers.GlobalAveragePooling2D(name="pool_intermediate")(other) for other in others]
+    features, attention = _pool(config, feature_map)
     joined = layers.Dropout(config.dropout, name="dropout")(features)
     if config.metadata != "none":
         joined = layers.Concatenate(name="join")([joined, _encode(config.metadata, metadata)])
     if config.hidden:
         joined = layers.Dense(config.hidden, activation="relu", name="hidden")(joined)
     logits = layers.Dense(len(CLASSES), name="classifier", dtype="float32")(joined)
-    outputs = {"logits": logits, "features": features, **attention}
+    outputs = {"logits": logits, "features": features, **attention} | ({"intermediate": means[0]} if means else {})
     return keras.Model([image, metadata], outputs, name=f"{config.backbone}_network")
 
 
@@ -150,8 +157,8 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
         networks: From `build_network`, with attention maps of one size. Two are named by their order.
 
     Returns:
-        A model of the same inputs and outputs: `features` are those of the first, by which alone distances are
-        measured, and all else is the mean over the networks. It has the networks themselves as layers.
+        A model of the same inputs and outputs: what distances are measured by, `features` and `intermediate`, is the
+        first's, and all else the mean over the networks. It has the networks themselves as layers.
 
     Raises:
         ModelError: Their attention maps have different sizes.
@@ -170,7 +177,8 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
         for name in ("logits", "attention", "evidence")
         if name in said[0]
     }
-    return keras.Model(inputs, {**outputs, "features": said[0]["features"]}, name="joined_networks")
+    measured = {name: said[0][name] for name in MEASURED if name in said[0]}
+    return keras.Model(inputs, {**outputs, **measured}, name="joined_networks")
 
 
 def split_network(network: keras.Model) -> list[keras.Model]:

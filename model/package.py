@@ -28,6 +28,7 @@ from model.card import model_card
 from model.classifier import golden_input, network_arrays
 from model.engine import FrozenGraph
 from model.errors import ArtifactError
+from model.familiarity import pack_spaces
 from model.images import PREPROCESSING_VERSION
 from model.labels import CLASSES
 from model.metadata import METADATA_VERSION
@@ -57,7 +58,7 @@ def package_model(built: BuiltModel, folder: Path, *, name: str, data: str, git_
     """
     variables = network_arrays(built.network)
     arrays: dict[str, Any] = {key: np.asarray(variable).astype(np.float16) for key, variable in variables.items()}
-    arrays |= built.space.arrays()
+    arrays |= pack_spaces(built.spaces)
     exact = _golden(built)
     for key, variable in variables.items():
         variable.assign(arrays[key].astype(np.float32))
@@ -118,7 +119,7 @@ def _golden(built: BuiltModel) -> np.ndarray[Any, np.dtype[np.float32]]:
     config = built.config.network
     size = config.input_size
     engine = FrozenGraph(
-        built.network, input_size=size, prior=built.prior, temperature=built.temperature, space=built.space
+        built.network, input_size=size, prior=built.prior, temperature=built.temperature, spaces=built.spaces
     )
     return engine.run(*golden_input(GOLDEN_SEED, size, config.metadata))[0]
 
@@ -133,7 +134,9 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
         metadata_version=METADATA_VERSION,
         calibration=CalibrationPart(prior=tuple(built.prior.tolist()), temperature=built.temperature),
         operating_point=OperatingPart(**dataclasses.asdict(built.operating_point)),
-        referral=ReferralPart(**dataclasses.asdict(built.referral), prototypes=len(built.space.prototypes)),
+        referral=ReferralPart(
+            **dataclasses.asdict(built.referral), prototypes=len(built.spaces["features"].prototypes)
+        ),
         training=TrainingPart(
             data_digest=built.data_digest,
             data=data,

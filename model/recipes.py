@@ -55,19 +55,19 @@ _NOTEBOOKS: Final = TrainingConfig(
 RECIPES: Final = {
     "default": Recipe(
         summary="ours: balanced softmax, growing images, turned views, masked metadata, averaged weights",
-        version=4,
+        version=5,
         backbone="MobileNet",
         training=TrainingConfig(),
     ),
     "pair": Recipe(
         summary="default twice, set apart by chance alone, and their mean, at twice the cost",
-        version=4,
+        version=5,
         backbone="MobileNet",
         training=TrainingConfig(),
     ),
     "accelerated": Recipe(
         summary="ours on a GPU (KERAS_BACKEND=jax): 30 epochs at 224 pixels in bfloat16",
-        version=1,
+        version=2,
         backbone="MobileNet",
         training=TrainingConfig(
             stages=(Stage(epochs=30, size=224),),
@@ -79,7 +79,7 @@ RECIPES: Final = {
     ),
     "frozen": Recipe(
         summary="ours for few images: ImageNet's batch statistics and first blocks stay as they are",
-        version=1,
+        version=2,
         backbone="MobileNetV2",
         training=TrainingConfig(
             stages=(Stage(epochs=4, size=128), Stage(epochs=6, size=160), Stage(epochs=8, size=224)),

@@ -69,7 +69,7 @@ def summarise_network(config: NetworkConfig) -> NetworkSummary:
         backbone=config.backbones,
         cut=str(BACKBONES[config.backbone].cuts[config.cut]),
         cut_name=config.cut,
-        feature_map=tuple(split_network(network)[0].get_layer("backbone").output.shape[1:]),
+        feature_map=tuple(split_network(network)[0].get_layer("pool_features").input.shape[1:]),
         input_size=config.input_size,
         attention=config.attention,
         metadata=config.metadata,

@@ -383,8 +383,12 @@ def _start(config: NetworkConfig, weights: Path | str | None, second: int) -> ke
         return build_network(config, weights)
     manifest = read_manifest(Path(weights))
     network, _ = load_network(Path(weights), manifest)
-    members = NetworkConfig.model_validate(manifest.network.model_dump()).members
+    described = NetworkConfig.model_validate(manifest.network.model_dump())
+    # What is measured beside the verdict has no weights, and models of earlier versions do not measure it.
+    members = described.model_copy(update={"intermediate": config.intermediate}).members
     alike = [one for member, one in zip(members, split_network(network), strict=True) if member == config]
     if not alike:
         raise ModelError("The model to go on from has another network than the one asked for.")
-    return alike[min(second, len(alike) - 1)]
+    network = build_network(config)
+    network.set_weights(alike[min(second, len(alike) - 1)].get_weights())
+    return network

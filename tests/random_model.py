@@ -6,10 +6,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.build import BuildConfig, BuiltModel
-from model.calibration import fit_feature_space
 from model.classifier import golden_input
 from model.crossfit import HeldOut
 from model.evaluation import evaluate_out_of_fold
+from model.familiarity import MEASURED, fit_spaces, measure_distance
 from model.metadata import PatientMetadata
 from model.network import NetworkConfig, build_network, split_network
 from model.reference import make_reference
@@ -29,11 +29,12 @@ def draw_model(network: NetworkConfig) -> BuiltModel:
     images = np.concatenate([golden_input(seed, network.input_size, network.metadata)[0] for seed in range(4)])
     spread_answers(built, images)
     labels = np.arange(400) % 7
-    features = generator.normal(0, 1, (400, built.output["features"].shape[-1])).astype(np.float32)
-    space = fit_feature_space(features, labels)
+    widths = {name: built.output[name].shape[-1] for name in MEASURED if name in built.output}
+    said = {name: generator.normal(0, 1, (400, width)).astype(np.float32) for name, width in widths.items()}
+    spaces = fit_spaces(said, labels)
     held_out = HeldOut(
         logits=generator.normal(0, 1, (400, 7)),
-        distances=space.distance(features),
+        distances=measure_distance(spaces, said),
         labels=labels,
         lesion_ids=[str(index) for index in range(400)],
         folds=np.arange(400) % 5,
@@ -51,7 +52,7 @@ def draw_model(network: NetworkConfig) -> BuiltModel:
         prior=held_out.prior,
         temperature=1.3,
         operating_point=fitted.operating_point,
-        space=space,
+        spaces=spaces,
         referral=fitted.referral,
         evaluation=evaluation,
         reference=make_reference(held_out.patients, fitted.verdicts.malignant_scores, held_out.distances),

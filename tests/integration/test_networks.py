@@ -14,8 +14,8 @@ import tensorflow as tf
 from model.architectures import TABLE_8, paper_network
 from model.artifact import NetworkPart, read_manifest, shipped_artifact, write_artifact
 from model.backbones import BACKBONES, BackboneName, freeze_first_blocks
-from model.calibration import COMPONENTS, PROTOTYPES, FeatureSpace
 from model.classifier import load_network, network_arrays
+from model.familiarity import COMPONENTS, MEASURED, PROTOTYPES, FeatureSpace, pack_spaces
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata, metadata_width
 from model.network import NetworkConfig, build_network, fit_age
@@ -128,7 +128,7 @@ def test_a_backbone_trains_a_step_is_saved_as_an_artifact_and_predicts_the_same_
     name: BackboneName, tmp_path: Path
 ) -> None:
     # Given a network on the backbone, its first blocks frozen, after a training step
-    config = NetworkConfig(backbone=name, input_size=96)
+    config = NetworkConfig(backbone=name, input_size=96, intermediate=True)
     network = build_network(config)
     backbone = network.get_layer("backbone")
     freeze_first_blocks(backbone, name)
@@ -144,15 +144,18 @@ def test_a_backbone_trains_a_step_is_saved_as_an_artifact_and_predicts_the_same_
     for key, variable in network_arrays(network).items():
         arrays[key] = np.asarray(variable).astype(np.float16)
         variable.assign(arrays[key].astype(np.float32))
-    width = network.output["features"].shape[-1]
-    space = FeatureSpace(
-        mean=np.zeros(width, np.float32),
-        projection=np.zeros((width, COMPONENTS), np.float32),
-        centres=np.zeros((len(CLASSES), COMPONENTS), np.float32),
-        residual=np.ones((), np.float32),
-        prototypes=np.zeros((PROTOTYPES, width), np.float32),
-    )
-    weights = pack_weights(arrays | space.arrays())
+    widths = {output: network.output[output].shape[-1] for output in MEASURED}
+    spaces = {
+        output: FeatureSpace(
+            mean=np.zeros(width, np.float32),
+            projection=np.zeros((width, COMPONENTS), np.float32),
+            centres=np.zeros((len(CLASSES), COMPONENTS), np.float32),
+            residual=np.ones((), np.float32),
+            prototypes=np.zeros((PROTOTYPES, width), np.float32),
+        )
+        for output, width in widths.items()
+    }
+    weights = pack_weights(arrays | pack_spaces(spaces))
     shipped = read_manifest(shipped_artifact())
     described = {
         "referral": shipped.referral.model_copy(update={"prototypes": PROTOTYPES}),

@@ -30,7 +30,7 @@ def eagerly() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def built_model() -> BuiltModel:
     """A network with random weights, and thresholds fitted to noise."""
-    return draw_model(NetworkConfig(input_size=64))
+    return draw_model(NetworkConfig(input_size=64, intermediate=True))
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,19 @@ def test_the_scaling_is_rebuilt_from_its_description(pixels: PixelRange) -> None
     assert PixelScaling.from_config(PixelScaling(pixels).get_config()).pixels == pixels
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_intermediate_map_is_a_sixteenth_of_the_image_and_lies_before_every_cut(name: BackboneName) -> None:
+    cuts = [cut for cut, layer in BACKBONES[name].cuts.items() if not layer.top]
+
+    for cut in cuts:
+        alone, both = build_backbone(name, 128, cut=cut), build_backbone(name, 128, cut=cut, intermediate=True)
+        feature_map, intermediate = both.output
+        # Some networks lose a pixel at each border before that.
+        assert intermediate.shape[1:3] in {(8, 8), (6, 6)}
+        assert feature_map.shape == alone.output.shape
+        assert both.count_params() == alone.count_params()
+
+
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "MobileNetV3Large", "ResNet50"])
 def test_the_stem_and_first_blocks_stay_and_the_rest_trains(name: BackboneName) -> None:
     backbone = build_backbone(name, 32)

@@ -15,6 +15,7 @@ from model.calibration import posterior
 from model.card import model_card
 from model.classifier import GOLDEN_TOLERANCE, LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction, golden_input
 from model.device import CPU_BATCH_SIZE
+from model.familiarity import measure_distance
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata
 from model.package import MAX_ROUNDING
@@ -37,13 +38,13 @@ def test_the_frozen_graph_agrees_with_the_network_it_was_made_from(
     classifier: Classifier, built_model: BuiltModel, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
     # Given the network's own answer
-    logits, features = run_network(built_model.network, images, encode_metadata(PATIENTS))
-    expected = posterior(logits, built_model.prior, built_model.temperature)
+    network_said = run_network(built_model.network, images, encode_metadata(PATIENTS))
+    expected = posterior(network_said["logits"], built_model.prior, built_model.temperature)
 
     # Then the artifact's answer is the same; its weights were rounded before, so the engine alone is compared
     said = classifier.classify(images, PATIENTS)
     assert np.abs(np.array([prediction.probabilities for prediction in said]) - expected).max() < 1e-4
-    distances = built_model.space.distance(features)
+    distances = measure_distance(built_model.spaces, network_said)
     assert [prediction.distance for prediction in said] == pytest.approx(distances, rel=1e-3)
     assert MAX_ROUNDING <= 1e-2
 

@@ -139,7 +139,7 @@ def test_another_network_or_another_library_is_another_graph(
 ) -> None:
     # Given a model that is loaded twice, and the same network with another temperature
     one, same = (FrozenGraph.fingerprint(Classifier.load(artifact)._engine) for _ in range(2))  # type: ignore[arg-type]
-    given: dict[str, Any] = {"input_size": 64, "prior": np.full(7, 1 / 7), "space": built_model.space}
+    given: dict[str, Any] = {"input_size": 64, "prior": np.full(7, 1 / 7), "spaces": built_model.spaces}
     graphs = [FrozenGraph(built_model.network, temperature=warm, **given) for warm in (1.0, 1.1)]
     cold, warm = (graph.fingerprint() for graph in graphs)
 

@@ -45,7 +45,7 @@ def test_the_evidence_of_all_places_is_the_logit_but_for_bias_and_metadata(descr
 def test_an_engine_returns_the_evidence_for_the_diagnosis() -> None:
     built = draw_model(NetworkConfig(backbone="MobileNet", input_size=64))
     engine = FrozenGraph(
-        built.network, input_size=64, prior=built.prior, temperature=built.temperature, space=built.space
+        built.network, input_size=64, prior=built.prior, temperature=built.temperature, spaces=built.spaces
     )
 
     posteriors, _, found = engine.run(IMAGES, METADATA)

@@ -24,7 +24,7 @@ from model.synthetic import synthesize_archive
 from model.training import Progress, Stage, Trainer, TrainingConfig, TrainingSet
 from tests.random_model import draw_model
 
-MIXED = NetworkConfig(backbone="MobileNet", beside="MobileNetV2", input_size=64)
+MIXED = NetworkConfig(backbone="MobileNet", beside="MobileNetV2", input_size=64, intermediate=True)
 TWICE = MIXED.model_copy(update={"beside": "MobileNet"})
 EITHER = pytest.mark.parametrize("config", [MIXED, TWICE], ids=["mixed", "twice"])
 METADATA = encode_metadata([PatientMetadata(age=50), PatientMetadata(sex="female")])
@@ -59,7 +59,9 @@ def test_the_pair_says_the_mean_of_what_each_says_and_measures_distances_by_the_
     for name in ("logits", "attention"):
         assert np.asarray(said[name]) == pytest.approx((np.asarray(first[name]) + np.asarray(second[name])) / 2)
         assert not np.array_equal(first[name], second[name])
-    np.testing.assert_array_equal(said["features"], first["features"])
+    for name in ("features", "intermediate"):
+        np.testing.assert_array_equal(said[name], first[name])
+        assert not np.array_equal(first[name], second[name])
     # And offsets move its logits once
     offsets = np.arange(7.0)
     shift_logits(pair, offsets)
@@ -120,17 +122,19 @@ def test_the_artifact_has_the_weights_of_both_and_both_engines_say_the_same(
 
 
 @EITHER
+@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("second", [0, 1])
-def test_each_goes_on_from_its_own_half_of_a_pair(
-    packed: Callable[[NetworkConfig], Path], tmp_path: Path, config: NetworkConfig, second: int
+def test_each_goes_on_from_its_own_half_of_a_pair_whatever_that_measured(
+    packed: Callable[[NetworkConfig], Path], tmp_path: Path, config: NetworkConfig, second: int, measured: bool
 ) -> None:
-    model, mine = packed(config), config.members[second]
+    model, mine = packed(config), config.members[second].model_copy(update={"intermediate": measured})
     network, _ = load_network(model, read_manifest(model))
     images = np.zeros((4, 64, 64, 3), np.uint8)
     start = TrainingSet(images=images, metadata=METADATA[[0, 1, 0, 1]], labels=np.arange(4))
 
     trainer = Trainer(mine, TrainingConfig(batch_size=4), start, model, tmp_path, second=second)
 
+    assert ("intermediate" in trainer.model.output) == measured
     for ours, theirs in zip(trainer.model.get_weights(), split_network(network)[second].get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ModelError, match="another network"):
