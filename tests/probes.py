@@ -1,6 +1,7 @@
-"""Images that show no skin, and belong before a person: a grey card, a page of text, a lesion's mask, noise."""
+"""Images that show no skin, and belong before a person: a grey card, a page of text, a lesion's mask, noise, a cat."""
 
 from collections.abc import Callable
+from importlib.resources import as_file, files
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -46,6 +47,13 @@ def lesion_mask(generator: np.random.Generator) -> Pixels:
 def noise(generator: np.random.Generator) -> Pixels:
     """Every pixel drawn for itself."""
     return generator.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def photographs() -> dict[str, Pixels]:
+    """Give scikit-image's pictures by name: of a cat ("chelsea"), the moon, a retina, stained tissue, text and more."""
+    with as_file(files("skimage") / "data") as folder:
+        paths = sorted([*folder.glob("*.png"), *folder.glob("*.jpg")])
+        return {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in paths}
 
 
 def view_of(photo: Pixels, generator: np.random.Generator) -> Pixels:
