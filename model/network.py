@@ -43,7 +43,7 @@ class NetworkConfig(BaseModel):
         hidden: Units of a Dense layer before the classifier (the paper's Table 8 has one of 512), or 0.
         beside: Backbone of a second network that is alike in all else and trained apart, or None. The two networks'
             logits are averaged: they err on different images, even where only chance sets them apart.
-        intermediate: Whether what an image lies far from training by is measured in an intermediate layer too, see
+        intermediate: Whether the distance from images of training is measured in an intermediate layer too, see
             `model.familiarity`; what the network says of a lesion is the same.
     """
 
