@@ -11,6 +11,7 @@ from model.artifact import shipped_artifact
 from model.classifier import UNFAMILIAR_IMAGE, Classifier, Prediction
 from model.images import encode_image
 from model.metadata import PatientMetadata
+from model.synthetic import draw_lesion
 from tests.probes import DRAWN, Pixels, photographs, view_of
 
 #: Drawings of each kind, and views of the cat.
@@ -42,6 +43,14 @@ def test_what_shows_no_skin_is_referred(
     said = score(classifier, [draw(np.random.default_rng(seed)) for seed in range(VARIANTS)], image_format)
 
     assert [one.referred for one in said] == [True] * 2 * VARIANTS
+
+
+def test_most_lesions_of_a_synthetic_archive_are_familiar(classifier: Classifier) -> None:
+    generator = np.random.default_rng(0)
+
+    said = score(classifier, [draw_lesion(generator) for _ in range(2 * VARIANTS)], "JPEG")
+
+    assert np.mean([one.refer_reason == UNFAMILIAR_IMAGE for one in said]) < 0.5
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
