@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, case, delete, func, select, update
 
@@ -44,7 +45,7 @@ def resume_batch(engine: Engine, batch_id: int, actor: str) -> bool:
 
     Raises:
         UnknownBatch: If it is not there.
-        WrongBatchState: If it is loading.
+        WrongBatchState: If it is loading, or half purged.
     """
     closed = frozenset({BatchState.PAUSED, BatchState.CANCELLED})
     return _change_state(engine, batch_id, actor, closed, BatchState.OPEN)
@@ -73,6 +74,9 @@ def cancel_batch(engine: Engine, batch_id: int, actor: str) -> bool:
 #: Chunks changed in one statement.
 _MANY = 500
 
+#: Begins the manifest digest of a batch that a purge has begun to erase, in place of its archive's.
+HALF_PURGED: Final = "purged batch "
+
 #: Audit action of each state that a person can give a batch.
 _ACTIONS = {BatchState.PAUSED: "pause_batch", BatchState.OPEN: "resume_batch", BatchState.CANCELLED: "cancel_batch"}
 
@@ -85,7 +89,7 @@ def _change_state(
         state = connection.execute(lock_state(batch_id)).scalar()
         if state == to_state:
             return False
-        if state not in from_states:
+        if state not in from_states or _is_half_purged(connection, batch_id):
             raise refusal(connection, batch_id, f"cannot become {to_state}")
         connection.execute(update(Batch).where(Batch.id == batch_id).values(state=to_state))
         if to_state is BatchState.CANCELLED:
@@ -147,7 +151,7 @@ def retry_batch(engine: Engine, batch_id: int, actor: str, *, reason: str | None
 
     Raises:
         UnknownBatch: If it is not there.
-        WrongBatchState: If it is loading.
+        WrongBatchState: If it is loading, or half purged.
     """
     failed = [Item.batch_id == batch_id, Item.state.in_((ItemState.REJECTED, ItemState.QUARANTINED))]
     if reason is not None:
@@ -155,7 +159,7 @@ def retry_batch(engine: Engine, batch_id: int, actor: str, *, reason: str | None
     with write(engine) as connection:
         # Holds back claims: see claim_chunk. Chunks that run already may end meanwhile, hence their locks.
         state = connection.execute(lock_state(batch_id)).scalar()
-        if state is None or state == BatchState.LOADING:
+        if state is None or state == BatchState.LOADING or _is_half_purged(connection, batch_id):
             raise refusal(connection, batch_id, "cannot be retried; submit its archive again")
         affected = select(Item.chunk_id).where(*failed)
         locked = select(Chunk.id, Chunk.state).where(Chunk.id.in_(affected)).order_by(Chunk.id).with_for_update()
@@ -220,4 +224,10 @@ def refusal(connection: Connection, batch_id: int, what: str) -> UnknownBatch | 
     state = connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar()
     if state is None:
         return UnknownBatch(batch_id)
-    return WrongBatchState(f"Batch {batch_id} is {state.value} and {what}.")
+    stands = "half purged" if _is_half_purged(connection, batch_id) else state.value
+    return WrongBatchState(f"Batch {batch_id} is {stands} and {what}.")
+
+
+def _is_half_purged(connection: Connection, batch_id: int) -> bool:
+    begun = select(Batch.id).where(Batch.id == batch_id, Batch.manifest_digest.startswith(HALF_PURGED))
+    return connection.execute(begun).one_or_none() is not None

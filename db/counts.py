@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, case, func, select, update
 
 from db.clock import clock
 from db.errors import UnknownBatch
@@ -104,6 +104,8 @@ def settle_chunk(connection: Connection, chunk_id: int, *, erased: int = 0) -> i
     if erased:
         values["items"] = Chunk.items - erased
     if still_open == 0:
-        values |= {"state": ChunkState.DONE, "lease_until": None, "suspect_item_id": None, "recorded_at": clock()}
+        # One that had ended before ended then, whatever is erased of it now.
+        ended = case((Chunk.state == ChunkState.DONE, Chunk.recorded_at), else_=clock())
+        values |= {"state": ChunkState.DONE, "lease_until": None, "suspect_item_id": None, "recorded_at": ended}
     connection.execute(update(Chunk).where(Chunk.id == chunk_id).values(values))
     return still_open

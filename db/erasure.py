@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Engine, Select, delete, exists, func, select, text, update
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, delete, exists, func, select, text, update
 
 from db.audit import append_entry
 from db.batches import delete_chunks, delete_items
 from db.clock import clock
-from db.control import lock_state
+from db.control import HALF_PURGED, lock_state
 from db.counts import settle_chunk
 from db.pictures import thumb_path
 from db.session import empty_write_ahead_log, read, write
@@ -20,6 +20,8 @@ RemoveFile = Callable[[str], object]
 
 #: Chunks erased in one transaction of a purge, so that screening goes on beside it.
 _CHUNKS_AT_ONCE: Final = 50
+#: Files deleted between two words to the database: of object storage one may take a tenth of a second.
+_FILES_AT_ONCE: Final = 100
 _SECONDS_A_DAY: Final = 86_400
 
 
@@ -61,7 +63,9 @@ def forget_patient(engine: Engine, patient_ref: str, actor: str, *, remove_file:
         items = delete_items(connection, theirs)
         for _, chunk, count in touched:
             settle_chunk(connection, chunk, erased=count)
-        results = _erase_orphans(connection, remove_file) if items else 0
+        if items:
+            _remove_drawn(connection, remove_file)
+        results = _erase_orphans(connection) if items else 0
         if items:
             subject = f"batch {', '.join(map(str, batches))}"
             append_entry(connection, actor, "forget_patient", subject, f"{items} items, {results} results")
@@ -85,18 +89,18 @@ def find_outlived(engine: Engine, older_than_days: float, *, unfinished: bool = 
         return list(connection.execute(_outlived(older_than_days, unfinished=unfinished)).scalars())
 
 
-def purge_batches(engine: Engine, older_than_days: float, actor: str, *, remove_file: RemoveFile) -> Erased:
+def purge_batches(engine: Engine, older_than_days: float, actor: str) -> Erased:
     """Erase batches that were submitted longer ago. Idempotent; many transactions; audited.
 
     A batch that is still worked on is left: cancel it first. Killed half-way, it leaves a cancelled batch with fewer
-    chunks, and the next call goes on.
+    chunks, which stands for its archive no more, and the next call goes on. What its verdicts had drawn is left to
+    `producer.erasing.sweep_pictures`: hundreds of thousands of files take too long for a transaction that holds back
+    all workers.
 
     Args:
         engine: The ledger.
         older_than_days: Age in days.
         actor: Who asks.
-        remove_file: Deletes what a verdict had drawn, by its path in the artifact store. It is called before anything
-            is final: a file that cannot be deleted leaves the ledger as it is.
 
     Returns:
         What was erased.
@@ -113,7 +117,7 @@ def purge_batches(engine: Engine, older_than_days: float, actor: str, *, remove_
         _hold_back_workers(connection)
         connection.execute(delete(Drift).where(Drift.batch_id.in_(erased)))
         connection.execute(delete(Batch).where(Batch.id.in_(erased), Batch.state == BatchState.CANCELLED))
-        results = _erase_orphans(connection, remove_file)
+        results = _erase_orphans(connection)
         subject = f"batch {', '.join(map(str, erased))}"
         append_entry(connection, actor, "purge_batches", subject, f"{items} items, {results} results")
     empty_write_ahead_log(engine)
@@ -135,7 +139,9 @@ def _close(engine: Engine, batch_id: int, older_than_days: float) -> bool:
         connection.execute(lock_state(batch_id))
         if connection.execute(still).scalar_one_or_none() is None:
             return False
-        connection.execute(update(Batch).where(Batch.id == batch_id).values(state=BatchState.CANCELLED))
+        # From here on its counts are not its archive's: whoever submits that again is to get a batch of its own.
+        closed = {"state": BatchState.CANCELLED, "manifest_digest": f"{HALF_PURGED}{batch_id}"}
+        connection.execute(update(Batch).where(Batch.id == batch_id).values(closed))
         return True
 
 
@@ -151,6 +157,18 @@ def _erase_chunks(engine: Engine, batch_id: int) -> Iterator[int]:
         yield items
 
 
+def hold_off_erasure(connection: Connection) -> None:
+    """Let no verdict be erased until the caller's transaction ends, which gives items verdicts that were found.
+
+    Only for who has changed no chunk before; a change of one holds it off too.
+
+    Args:
+        connection: The caller's connection.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE chunk IN ROW EXCLUSIVE MODE"))
+
+
 def _hold_back_workers(connection: Connection) -> None:
     # A worker that found a verdict and has not yet written that its item has it would be left with an item without a
     # verdict. Every claim and every recording changes a chunk first, so this waits for those in flight and holds
@@ -159,11 +177,20 @@ def _hold_back_workers(connection: Connection) -> None:
         connection.execute(text("LOCK TABLE chunk IN SHARE ROW EXCLUSIVE MODE"))
 
 
-def _erase_orphans(connection: Connection, remove_file: RemoveFile) -> int:
-    # Both databases answer EXCEPT in one pass over each table; there is no index on an item's input.
-    shown = select(Item.input_digest).where(Item.input_digest.is_not(None))
-    orphans = select(Result.input_digest).except_(shown)
-    for input_digest in connection.execute(orphans).scalars():
+def _remove_drawn(connection: Connection, remove_file: RemoveFile) -> None:
+    for number, input_digest in enumerate(connection.execute(_orphans()).scalars().all(), start=1):
         # Most have none: only what is prioritised or referred, and what a report asked for, is drawn.
         remove_file(thumb_path(input_digest))
-    return connection.execute(delete(Result).where(Result.input_digest.in_(orphans))).rowcount
+        if number % _FILES_AT_ONCE == 0:
+            # PostgreSQL ends a transaction that says nothing for half a minute.
+            connection.execute(select(1))
+
+
+def _erase_orphans(connection: Connection) -> int:
+    return connection.execute(delete(Result).where(Result.input_digest.in_(_orphans()))).rowcount
+
+
+def _orphans() -> CompoundSelect[str]:
+    # Both databases answer EXCEPT in one pass over each table; there is no index on an item's input.
+    shown = select(Item.input_digest).where(Item.input_digest.is_not(None))
+    return select(Result.input_digest).except_(shown)

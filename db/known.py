@@ -10,6 +10,7 @@ from db.batches import get_batch
 from db.clock import clock
 from db.control import refusal
 from db.counts import settle_chunk
+from db.erasure import hold_off_erasure
 from db.results import result_of_item
 from db.session import read, write
 from db.tables import Batch, BatchState, Chunk, Item, ItemState, Result
@@ -76,6 +77,7 @@ def _settle(engine: Engine, batch_id: int, model: str, same: ColumnElement[bool]
     pairs = newest.group_by(Item.id, Item.chunk_id).subquery()
     verdicts = select(pairs.c.id, pairs.c.chunk_id, Item.image_digest, Item.input_digest, Item.state)
     with write(engine) as connection:
+        hold_off_erasure(connection)
         touched = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.LOADING)
         if connection.execute(touched.values(touched_at=clock())).rowcount == 0:
             raise refusal(connection, batch_id, "takes no more verdicts")

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from db.batches import Loaded, discard_stale_loading, find_batch, finish_loading, get_batch, insert_chunk, start_batch
+from db.control import HALF_PURGED
 from db.errors import WrongBatchState
 from db.models import get_model
 from db.session import read, write
@@ -63,13 +64,13 @@ def copy_batch(engine: Engine, batch_id: int, model_digest: str, actor: str) -> 
 
     Raises:
         UnknownBatch: If the batch is not there.
-        WrongBatchState: If it was not loaded to its end.
+        WrongBatchState: If it was not loaded to its end, or is half purged.
         UnknownModel: If the model is not registered.
     """
     get_model(engine, model_digest)
     batch = get_batch(engine, batch_id)
-    if batch.manifest_digest is None:
-        raise WrongBatchState(f"Batch {batch_id} was not read to its end; submit its archive again.")
+    if batch.manifest_digest is None or batch.manifest_digest.startswith(HALF_PURGED):
+        raise WrongBatchState(f"Batch {batch_id} does not hold its whole archive; submit that again.")
     existing = find_batch(engine, batch.manifest_digest, model_digest)
     if existing is not None:
         return Loaded(batch_id=existing, existed=True)

@@ -79,13 +79,13 @@ def purge(older_than_days: int, *, sure: bool) -> int:
             f"Left, because they are not finished: batch {_list(working)}. `lesion-screen cancel` ends one.",
             highlight=False,
         )
-    if not outlived:
+    if outlived:
+        _confirm(f"Erase batch {_list(outlived)} with everything in it? There is no way back.", sure=sure)
+        _report(purge_batches(engine, older_than_days, name_actor()), console)
+    else:
         console.print(f"No finished batch is older than {older_than_days} days.", highlight=False)
-        return EXIT_DONE
-    _confirm(f"Erase batch {_list(outlived)} with everything in it? There is no way back.", sure=sure)
-    erased = purge_batches(engine, older_than_days, name_actor(), remove_file=place.shelf.delete)
+    # Also where nothing was left to erase: an earlier purge may have got no further than the ledger.
     sweep_pictures(engine, place.shelf)
-    _report(erased, console)
     return EXIT_DONE
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from db.chunks import Claim, Rejected, Scored, mark_suspect, record_results, release_chunk
-from db.errors import LeaseLost, SettingsError
+from db.errors import LeaseLost, MissingResult, SettingsError
 from db.evidence import pack_evidence
 from db.results import ResultRow, stored_inputs
 from model.batches import Batched
@@ -160,6 +160,12 @@ class Screening:
             # Says nothing about any item, so no item pays for it.
             self._give_back(quiet=True)
             return Ending.ARCHIVE_AWAY
+        except MissingResult:
+            # A purge erased the verdict that an image here was to share; whoever has the chunk next scores it anew.
+            self._outcomes = []
+            self._settle_pictures()
+            self._give_back(quiet=False)
+            return Ending.RELEASED
         if not done:
             self._give_back(quiet=False)
             return Ending.RELEASED
@@ -193,10 +199,13 @@ class Screening:
         with closing(arrivals):
             for arrival in arrivals:
                 self._take(arrival)
-                if len(self._waiting) < self.classifier.batch_size:
+                if len(self._waiting) >= self.classifier.batch_size:
+                    self._begin()
+                    self._finish(at_once)
+                elif isinstance(arrival, Decoded):
                     continue
-                self._begin()
-                self._finish(at_once)
+                # Here too where no batch ever fills, as every image is known or rejected.
+                self.heartbeat.check()
                 if self.stopping():
                     return False
                 if time.monotonic() - self._recorded_at > self.settings.record_seconds:
@@ -342,7 +351,7 @@ def screen_chunk(
         settings: The worker's.
         heartbeat: Keeps the lease; the caller has started it.
         crew: Threads, which other chunks may share.
-        stopping: Whether the worker is to stop soon; asked after every batch.
+        stopping: Whether the worker is to stop soon; asked after every batch, and every image without one.
         pictures: Where images above the operating point and referred ones are drawn; None draws nothing.
         pass_step: Called at each named step.
         near_end: Called once the last image is on its way; not of a chunk on which a worker died.

@@ -111,7 +111,7 @@ def test_nothing_names_the_studies_of_a_batch_that_was_purged(scene: Scene) -> N
     scene.sql("UPDATE batch SET opened_at = opened_at - 8640000 WHERE id = :b", b=batch)
 
     # If what is old is purged; then no item is left to name them
-    assert purge_batches(scene.engine, 30, "officer", remove_file=lambda _path: None).items == 3
+    assert purge_batches(scene.engine, 30, "officer").items == 3
     assert scene.sql("SELECT count(*) FROM item") == [(0,)]
 
 

@@ -193,7 +193,7 @@ def test_what_was_measured_goes_with_its_batch(scene: Scene) -> None:
     batch = _screen(scene, 3, age=50.0, site="back")
     measure_finished(scene.engine)
     scene.sql("UPDATE batch SET created_at = created_at - 1000000, opened_at = opened_at - 1000000")
-    assert purge_batches(scene.engine, 1, "me", remove_file=lambda _: None).batches == (batch,)
+    assert purge_batches(scene.engine, 1, "me").batches == (batch,)
     assert get_drift(scene.engine, batch) is None
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from db.audit import verify_chain
-from db.batches import finish_loading, get_batch, list_batches
+from db.batches import find_batch, finish_loading, get_batch, list_batches
 from db.chunks import Rejected, claim_chunk, mark_suspect
-from db.control import cancel_batch, resume_batch
+from db.control import cancel_batch, resume_batch, retry_batch
 from db.counts import count_items
 from db.erasure import Erased, find_outlived, forget_patient, purge_batches
-from db.errors import LeaseLost, UnknownBatch
+from db.errors import LeaseLost, UnknownBatch, WrongBatchState
 from db.health import check_batch
+from db.models import register_model
 from db.pictures import thumb_path
+from db.rescreen import copy_batch
+from tests.archive import MODEL
 from tests.conftest import Scene
 
 if TYPE_CHECKING:
@@ -180,7 +184,7 @@ def test_old_batches_are_purged_and_what_is_worked_on_is_left(scene: Scene) -> N
 
     # If what is older than thirty days is purged
     assert find_outlived(scene.engine, 30, unfinished=True) == [working]
-    erased = purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn)
+    erased = purge_batches(scene.engine, 30, "officer")
 
     # Then the old ones that nobody works on are gone, with every verdict that no item is left for
     assert erased == Erased(batches=(finished, cancelled), items=123, results=2)
@@ -195,9 +199,7 @@ def test_old_batches_are_purged_and_what_is_worked_on_is_left(scene: Scene) -> N
     assert detail == "123 items, 2 results"
     assert verify_chain(scene.engine)
     # And again there is nothing to do
-    assert purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn) == Erased(
-        batches=(), items=0, results=0
-    )
+    assert purge_batches(scene.engine, 30, "officer") == Erased(batches=(), items=0, results=0)
 
 
 def test_a_purge_that_was_killed_half_way_is_finished_by_the_next(
@@ -208,20 +210,62 @@ def test_a_purge_that_was_killed_half_way_is_finished_by_the_next(
     for chunk in chunks:
         scene.finish(scene.claim(chunk))
     _age(scene, batch, 31)
+    manifest = str(get_batch(scene.engine, batch).manifest_digest)
+    assert find_batch(scene.engine, manifest, MODEL) == batch
     with monkeypatch.context() as patched:
         patched.setattr("db.erasure.sum", lambda erased: next(erased) / 0, raising=False)
         with pytest.raises(ZeroDivisionError):
-            purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn)
+            purge_batches(scene.engine, 30, "officer")
     assert 0 < count_items(scene.engine, batch).done < 120
     assert check_batch(scene.engine, batch) == []
+    # And what is left of the batch cannot be taken for its archive, nor gone on with
+    assert find_batch(scene.engine, manifest, MODEL) is None
+    for refused in (resume_batch, retry_batch):
+        with pytest.raises(WrongBatchState, match="half purged"):
+            refused(scene.engine, batch, "me")
+    register_model(scene.engine, digest=MODEL, name="m", backbone="b", metrics={}, data_digest="d" * 64)
+    with pytest.raises(WrongBatchState, match="its whole archive"):
+        copy_batch(scene.engine, batch, MODEL, "me")
 
     # If it is called again
-    erased = purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn)
+    erased = purge_batches(scene.engine, 30, "officer")
 
     # Then the rest is erased too, verdicts of the first part included
     assert erased.batches == (batch,)
     assert erased.results == 120
     assert scene.sql("SELECT count(*) FROM item") == [(0,)]
+
+
+def test_forgetting_a_patient_leaves_the_time_that_a_batch_took(scene: Scene) -> None:
+    # Given a batch that ended a month ago
+    batch, (chunk,) = _open(scene, _patients_items(scene, PATIENT, "other"))
+    scene.finish(scene.claim(chunk))
+    scene.sql("UPDATE batch SET created_at = created_at - :s, opened_at = opened_at - :s", s=30 * 86_400)
+    scene.sql("UPDATE chunk SET recorded_at = recorded_at - :s", s=30 * 86_400)
+    took = count_items(scene.engine, batch).seconds
+
+    # If one of its patients is forgotten today
+    forget_patient(scene.engine, PATIENT, "officer", remove_file=nothing_drawn)
+
+    # Then it took no longer for that
+    assert count_items(scene.engine, batch).seconds == pytest.approx(took, abs=1)
+    assert took < 60
+
+
+def test_a_transaction_that_deletes_many_files_never_falls_silent(scene: Scene) -> None:
+    # Given a patient's 250 verdicts; a server ends a transaction in which nothing is said for half a minute
+    _, (chunk,) = _open(scene, _patients_items(scene, *[PATIENT] * 250))
+    claim = scene.claim(chunk)
+    scene.record(claim, *(scene.scored(each, f"{number:064x}") for number, each in enumerate(claim.items)))
+    heard: list[str] = []
+    event.listen(scene.engine, "before_cursor_execute", lambda *_: heard.append("statement"))
+
+    # If the patient is forgotten
+    forget_patient(scene.engine, PATIENT, "officer", remove_file=lambda _path: heard.append("file"))
+
+    # Then there is a word at least every hundred files
+    assert heard.count("file") == 250
+    assert max(len(list(run)) for what, run in groupby(heard) if what == "file") <= 100
 
 
 def test_a_batch_that_is_taken_up_again_is_not_purged(scene: Scene) -> None:
@@ -234,7 +278,7 @@ def test_a_batch_that_is_taken_up_again_is_not_purged(scene: Scene) -> None:
     resume_batch(scene.engine, batch, "me")
 
     # Then it stays
-    assert purge_batches(scene.engine, 30, "officer", remove_file=nothing_drawn).batches == ()
+    assert purge_batches(scene.engine, 30, "officer").batches == ()
     with scene.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM item")).scalar_one() == 1
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from db.batches import ItemRow, finish_loading, start_batch
-from db.counts import count_items
-from db.erasure import forget_patient
+from db.counts import count_items, settle_chunk
+from db.erasure import Erased, forget_patient, purge_batches
 from db.errors import WrongBatchState
 from db.health import check_batch
 from db.known import settle_known
 from tests.archive import MODEL
+from tests.conftest import Scene
+from tests.servers import await_that
 
 if TYPE_CHECKING:
-    from tests.conftest import Scene
+    from sqlalchemy import Engine
 
 PLACE = "dicomweb://pacs/x"
 OTHER_MODEL = "b" * 64
@@ -102,6 +105,33 @@ def test_what_differs_in_anything_is_fetched(scene: Scene, other: str) -> None:
     # If it is pulled, then it is open
     batch, known = open_again(scene, changed.get(other, one))
     assert (known, count_items(scene.engine, batch).open) == (0, 1)
+
+
+def test_a_purge_waits_for_verdicts_that_are_being_given(
+    postgres_ledger: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an old batch that is purged at the moment in which another one has been given its verdicts
+    scene = Scene(engine=postgres_ledger)
+    old = screened(scene, *[instance(scene, number) for number in range(3)])
+    scene.sql("UPDATE batch SET opened_at = opened_at - 864000 WHERE id = :b", b=old)
+    purging: list[Future[Erased]] = []
+
+    def settle(*arguments: Any) -> int:
+        if not purging:
+            purging.append(pool.submit(purge_batches, scene.engine, 5, "officer"))
+            await_that(lambda: purging[0].done() or bool(scene.sql("SELECT 1 FROM pg_locks WHERE NOT granted")))
+        return settle_chunk(*arguments)
+
+    monkeypatch.setattr("db.known.settle_chunk", settle)
+
+    # If both go on
+    with ThreadPoolExecutor(1) as pool:
+        batch, known = open_again(scene, *[instance(scene, number) for number in range(3)])
+        assert purging[0].result(60).batches == (old,)
+
+    # Then the new one has verdicts, and they are there
+    assert (known, count_items(scene.engine, batch).open) == (3, 0)
+    assert check_batch(scene.engine, batch) == []
 
 
 def test_a_batch_that_is_open_already_is_left_alone(scene: Scene) -> None:

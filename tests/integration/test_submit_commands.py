@@ -471,7 +471,13 @@ def test_purge_erases_what_is_old_and_finished_and_names_what_it_leaves(door: Do
     assert f"7 items and 5 verdicts of batch {finished} are erased" in said
     assert "no batch" in door("status", finished, code=2).stderr
     door("verify", working)
+    # And where nothing is left to erase, what an earlier purge could not delete of the pictures goes
+    left = Path(os.environ["LESION_SCREEN_HOME"]) / "store" / "thumbs" / ("f" * 64)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"a picture whose verdict is erased")
+    os.utime(left, (0, 0))
     assert "No finished batch is older" in door("purge", "--older-than", "30", "--yes").stderr
+    assert not left.exists()
     assert "365d" in door("purge", "--older-than", "soon", "--yes", code=2).stderr
 
 

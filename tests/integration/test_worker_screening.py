@@ -9,12 +9,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import exc, select
+from sqlalchemy import exc, select, update
 
 from db.chunks import Claim, claim_chunk, record_results
 from db.clock import clock
+from db.erasure import purge_batches
+from db.health import check_batch
 from db.results import iter_report
-from db.tables import Chunk
+from db.tables import Batch, Chunk
 from tests.light_classifier import LightClassifier
 from tests.servers import await_that
 from worker.answering import answer
@@ -216,6 +218,65 @@ def test_what_a_stopped_chunk_has_in_the_queue_keeps_no_thread_from_another(arch
         decoded = classifier.decoded
         crew.decoders.submit(lambda: None).result()
         assert classifier.decoded == decoded < 100
+
+
+def test_a_worker_that_is_to_stop_does_so_among_images_that_are_known(archive: Archive) -> None:
+    # Given a chunk whose images this model has seen, and a worker that is told to stop at its third
+    screen(archive, claim(archive, *archive.chunks(archive.load(archive.draw(20)))))
+    batch = archive.load([dataclasses.replace(row, image_id="again") for row in archive.draw(20)])
+    asked = iter([False, False, True])
+
+    # If it looks at them
+    report = screen(archive, claim(archive, *archive.chunks(batch)), stopping=lambda: next(asked))
+
+    # Then three are recorded, and the chunk is open for others
+    assert report.ending is Ending.RELEASED
+    assert (archive.counts(batch).done, archive.counts(batch).open) == (3, 17)
+
+
+def test_what_is_known_is_recorded_in_time(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a chunk whose images this model has seen, and a worker that records at once
+    screen(archive, claim(archive, *archive.chunks(archive.load(archive.draw(20)))))
+    batch = archive.load([dataclasses.replace(row, image_id="again") for row in archive.draw(20)])
+    recorded: list[int] = []
+
+    def record(*arguments: Any, **named: Any) -> int:
+        recorded.append(len(named["outcomes"]))
+        return record_results(*arguments, **named)
+
+    monkeypatch.setattr("worker.screening.record_results", record)
+
+    # If it looks at them
+    screen(archive, claim(archive, *archive.chunks(batch)), record_seconds=1e-9)
+
+    # Then the ledger has each as soon as it is known
+    assert recorded == [1] * 20
+    assert archive.counts(batch).done == 20
+
+
+def test_a_verdict_that_is_purged_before_an_image_shares_it_is_given_anew(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a chunk whose images this model has seen, and an old batch of theirs that is purged before it is recorded
+    old = archive.load(archive.draw(20))
+    screen(archive, claim(archive, *archive.chunks(old)))
+    batch = archive.load([dataclasses.replace(row, image_id="again") for row in archive.draw(20)])
+    with archive.engine.begin() as connection:
+        connection.execute(update(Batch).where(Batch.id == old).values(opened_at=Batch.opened_at - 3 * 86_400))
+
+    def record(*arguments: Any, **named: Any) -> int:
+        purge_batches(archive.engine, 2, "officer")
+        return record_results(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.screening.record_results", record)
+        report = screen(archive, claim(archive, *archive.chunks(batch)))
+
+    # Then no item has a verdict that is not there, no crash is charged, and the next worker scores all of them
+    assert (report.ending, archive.counts(batch).open) == (Ending.RELEASED, 20)
+    assert archive.number("SELECT count(*) FROM chunk WHERE state = 'open' AND crashes = 0") == 1
+    assert screen(archive, claim(archive, *archive.chunks(batch))).scored == 20
+    assert check_batch(archive.engine, batch) == []
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(archive: Archive) -> None:
