@@ -42,6 +42,9 @@ PREPROCESSING_VERSION: Final = 1
 FORMATS: Final = ("JPEG", "PNG")
 #: 50 megapixels: above any dermatoscope, and under 200 MB decoded.
 MAX_PIXELS: Final = 50_000_000
+#: Longest side in pixels: a JPEG's and a DICOM object's headers have no room for more (16 bits). A PNG's have, and a
+#: row of 50 megapixels would be resized to one whose columns take a gigabyte.
+MAX_SIDE: Final = 65_535
 #: Most memory for one image while it is decoded, beside its file: 40 megapixels of a progressive JPEG without
 #: subsampling, which is held twice.
 MAX_DECODED_BYTES: Final = 240_000_000
@@ -50,9 +53,11 @@ _PIXEL_BYTES: Final = 4
 #: As many values as a sample of eight bits has.
 _BYTE_VALUES: Final = 256
 
-#: Larger images than the target needs are converted in bands of about so many pixels: bounds the memory on top of
-#: the decoded image.
+#: Larger images than the target needs, and strips, are converted in bands of about so many pixels: bounds the memory
+#: on top of the decoded image.
 _BAND_PIXELS: Final = 1_000_000
+#: Up to so many an image is converted whole, which may take five times its pixels' bytes.
+_WHOLE_PIXELS: Final = 10_000_000
 #: What Pillow says of damage beside the pixels: in EXIF, in the index of a second picture, in an animation's.
 _BESIDE_THE_PIXELS: Final = r"Image appears to be a malformed MPO|Invalid APNG"
 
@@ -135,8 +140,8 @@ def decode_measured(data: bytes, size: int | tuple[int, int], frame: int | None 
         Its pixels, and how large it is itself.
 
     Raises:
-        RejectedImage: The bytes are no JPEG, PNG or photograph in DICOM, are broken, hold more than 50 megapixels, or
-            would take more than 240 MB to decode.
+        RejectedImage: The bytes are no JPEG, PNG or photograph in DICOM, are broken, hold more than 50 megapixels or
+            65 535 pixels in a row or column, or would take more than 240 MB to decode.
     """
     target = (size, size) if isinstance(size, int) else size
     found = _find_frame(data, frame)
@@ -204,7 +209,7 @@ def _open_checked(found: Frame) -> Image.Image:
             raise RejectedImage(RejectReason.UNSUPPORTED_FORMAT) from None
         raise
     # From the header alone: nothing is decoded yet.
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise RejectedImage(RejectReason.TOO_MANY_PIXELS)
     return image
 
@@ -222,33 +227,24 @@ def _convert(
         raise RejectedImage(RejectReason.TOO_COSTLY)
     image.load()
     orientation = _orientation(image)
-    factor = max(1, min(image.width // enough, image.height // enough))
-    rgb = (
-        _to_rgb(image, table)
-        if factor == 1
-        else _average_squares(
-            (image.width, image.height),
-            factor,
-            lambda top, bottom: _to_rgb(image.crop((0, top, image.width, bottom)), table),
-        )
-    )
-    # The last row and column of squares may be cut off by the image's border.
-    box = (0, 0, width / factor, height / factor)
     if orientation in _SIDEWAYS:
         shown, target = shown[::-1], target[::-1]
-    resized = rgb.resize(target, Image.Resampling.BILINEAR, box)
+
+    def rows(top: int, bottom: int) -> Image.Image:
+        whole = bottom - top == image.height
+        return _to_rgb(image if whole else image.crop((0, top, image.width, bottom)), table)
+
+    resized = _fit(image.size, target, rows, (width, height))
     upright = resized.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else resized
     return DecodedImage(pixels=np.asarray(upright, np.uint8), shown=shown)
 
 
 def _fit_rows(found: Frame, target: tuple[int, int]) -> DecodedImage:
-    rows, width, height = found.rows, found.width, found.height
+    rows, size = found.rows, (found.width, found.height)
     if rows is None:
         raise RejectedImage(RejectReason.UNREADABLE)
-    factor = max(1, min(width // (2 * max(target)), height // (2 * max(target))))
-    rgb = _average_squares((width, height), factor, lambda top, bottom: Image.fromarray(rows(top, bottom)))
-    resized = rgb.resize(target, Image.Resampling.BILINEAR, (0, 0, width / factor, height / factor))
-    return DecodedImage(pixels=np.asarray(resized, np.uint8), shown=(width, height))
+    resized = _fit(size, target, lambda top, bottom: Image.fromarray(rows(top, bottom)), size)
+    return DecodedImage(pixels=np.asarray(resized, np.uint8), shown=size)
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -261,14 +257,54 @@ def _orientation(image: Image.Image) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def _fit(
+    size: tuple[int, int],
+    target: tuple[int, int],
+    rows: Callable[[int, int], Image.Image],
+    box: tuple[float, float],
+) -> Image.Image:
+    """Resize an image, given its RGB rows from one up to another, without ever holding a large one in RGB as it is.
+
+    Args:
+        size: Width and height in pixels.
+        target: Width and height it gets.
+        rows: Gives `(bottom - top, width)` RGB rows.
+        box: How much of the width and the height is picture: a JPEG that was drafted may end within its last pixels.
+    """
+    factor = max(1, min(side // (2 * max(target)) for side in size))
+    if factor > 1:
+        small = _average_squares(size, factor, rows)
+    elif size[0] * size[1] <= _WHOLE_PIXELS:
+        small = rows(0, size[1])
+    else:
+        small = _narrow(size, target[0], rows, box[0])
+        box = (target[0], box[1])
+    # The last row and column of squares may be cut off by the image's border.
+    return small.resize(target, Image.Resampling.BILINEAR, (0, 0, box[0] / factor, box[1] / factor))
+
+
+def _narrow(size: tuple[int, int], wanted: int, rows: Callable[[int, int], Image.Image], box: float) -> Image.Image:
+    """Resize an image's rows alone, a band of them at a time.
+
+    What Pillow does first too, unless columns cost it less: then the last bit may be another than of the whole at once.
+    """
+    width, height = size
+    narrow = Image.new("RGB", (wanted, height))
+    band = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, band):
+        some = rows(top, min(top + band, height))
+        shape = (wanted, some.height)
+        narrow.paste(some.resize(shape, Image.Resampling.BILINEAR, (0, 0, box, some.height)), (0, top))
+    return narrow
+
+
 def _average_squares(size: tuple[int, int], factor: int, rows: Callable[[int, int], Image.Image]) -> Image.Image:
     """Average an image's squares, given its RGB rows from one up to another."""
     width, height = size
     small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     band = factor * max(1, _BAND_PIXELS // (width * factor))
     for top in range(0, height, band):
-        some = rows(top, min(top + band, height))
-        small.paste(some.reduce(factor) if factor > 1 else some, (0, top // factor))
+        small.paste(rows(top, min(top + band, height)).reduce(factor), (0, top // factor))
     return small
 
 

@@ -245,6 +245,39 @@ def test_an_ordinary_image_is_resized_exactly_as_in_training() -> None:
     assert np.array_equal(decode_image(data, 224), np.asarray(whole))
 
 
+@pytest.mark.parametrize(("width", "height"), [(41, 30_011), (30_011, 41), (900, 1201)])
+def test_a_strip_that_is_resized_in_bands_is_what_it_is_in_one(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given images of more pixels than a band has, too narrow for averaging, one of them lying on its side
+    monkeypatch.setattr(images, "_WHOLE_PIXELS", 0)
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+
+    # If they are decoded
+    upright = decode_image(saved(image), (300, 100)).astype(int)
+    sideways = decode_image(saved(image, exif=turned), (100, 300)).astype(int)
+
+    # Then they are, to a rounding, what Pillow makes of them at once
+    whole = image.resize((300, 100), Image.Resampling.BILINEAR)
+    assert np.abs(upright - np.asarray(whole)).max() <= 1
+    assert np.abs(sideways - np.asarray(whole.transpose(Image.Transpose.ROTATE_270))).max() <= 1
+
+
+def test_a_jpeg_that_ends_within_a_pixel_is_resized_in_bands_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a JPEG of which a quarter of each side is no whole number of pixels
+    data = saved(coarse_image(1601, 4001), "JPEG")
+    once = decode_image(data, 200).astype(int)
+
+    # If it is resized in bands
+    monkeypatch.setattr(images, "_WHOLE_PIXELS", 0)
+
+    # Then nothing moves
+    assert np.abs(decode_image(data, 200) - once).max() <= 1
+
+
 def test_an_extreme_strip_and_an_animation_become_pixels() -> None:
     red = Image.new("RGB", (40, 40), (255, 0, 0))
     moving = saved(red, "PNG", save_all=True, append_images=[Image.new("RGB", (40, 40))])
@@ -273,6 +306,9 @@ def test_a_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> Non
     # 50, 81, 100 and 196 megapixels: Pillow itself warns from 89 and refuses from 179 on
     for side in (7072, 9000, 10_000, 14_000):
         assert reason_of(png_header(side, side)) is RejectReason.TOO_MANY_PIXELS
+    # And a line longer than a JPEG's may be, however few its pixels
+    assert reason_of(png_header(65_536, 1)) is RejectReason.TOO_MANY_PIXELS
+    assert reason_of(png_header(1, 65_536)) is RejectReason.TOO_MANY_PIXELS
     assert reason_of(wide) is RejectReason.TOO_MANY_PIXELS
 
 
