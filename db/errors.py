@@ -12,6 +12,7 @@ LedgerError
 ├── MissingResult        a verdict was said to be stored already and is not
 ├── WriteRefused         a constraint of the database refused a row
 ├── SchemaMismatch       the ledger's schema is not the one this program needs
+│   └── EmptyLedger      there is no schema yet
 ├── NetworkFileSystem    SQLite would lose data on this file system
 └── SettingsError        an environment variable is unknown or has no sound value
 
@@ -89,6 +90,10 @@ class WriteRefused(LedgerError):
 
 class SchemaMismatch(LedgerError):
     """The ledger's schema is not the one this program needs."""
+
+
+class EmptyLedger(SchemaMismatch):
+    """The ledger has no schema yet."""
 
 
 class NetworkFileSystem(LedgerError):

@@ -2,7 +2,10 @@
 
 import sys
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from db.errors import LedgerError
+from db.refusals import explain_refusal
 from db.session import open_ledger, upgrade_schema
 from db.settings import DbSettings, HomeSettings, read_settings
 
@@ -11,7 +14,7 @@ def main() -> int:
     """Open the ledger that the environment names and upgrade it.
 
     Returns:
-        0, or 2 where a setting is wrong.
+        0, 2 where a setting is wrong, 3 where the database does not answer or refuses this user.
     """
     try:
         url = read_settings(DbSettings).ledger_url(read_settings(HomeSettings))
@@ -19,6 +22,12 @@ def main() -> int:
     except LedgerError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except SQLAlchemyError as error:
+        sentence = explain_refusal(error, owner=True)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"{sentence}\n")
+        return 3
     return 0
 
 

@@ -5,14 +5,14 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy import exc as sa
 
-from db.errors import LedgerError, NetworkFileSystem, SchemaMismatch, WriteRefused
+from db.errors import EmptyLedger, LedgerError, NetworkFileSystem, SchemaMismatch, WriteRefused
 from db.migrations.revision import current_revision, head_revision
 
 #: How SQLite speaks of a constraint of ours.
@@ -83,6 +83,7 @@ def open_ledger(url: str, *, pool_size: int = 5) -> Engine:
     Raises:
         NetworkFileSystem: If the SQLite file would lie on a network file system.
         LedgerError: If the URL names neither a SQLite file nor PostgreSQL.
+        sqlalchemy.exc.DBAPIError: If the SQLite file cannot be opened, or is no ledger.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -169,22 +170,31 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _switch_to_wal(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+            _insist_on_wal(connection)
+    except sqlite3.Error as error:
+        # As SQLAlchemy says it, so that whoever opens a ledger meets one kind of error.
+        kind = sa.OperationalError if isinstance(error, sqlite3.OperationalError) else sa.DatabaseError
+        raise kind("PRAGMA journal_mode = WAL", None, error) from error
+
+
+def _insist_on_wal(connection: sqlite3.Connection) -> None:
     # The switch is kept in the file. SQLite does not wait its busy timeout for it, so two processes that open a new
     # ledger at once would meet "database is locked".
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)
-    try:
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in _SQLITE_TRANSIENT or time.monotonic() > deadline:
-                    raise sa.OperationalError("PRAGMA journal_mode = WAL", None, error) from error
-                time.sleep(0.05)
-            else:
-                return
-    finally:
-        connection.close()
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode & 0xFF
+            # A person waits here, and a file that cannot be opened is mostly another user's.
+            passes = code in _SQLITE_TRANSIENT and code != sqlite3.SQLITE_CANTOPEN
+            if not passes or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def is_network_path(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> bool:
@@ -288,13 +298,14 @@ def check_revision(engine: Engine) -> None:
         engine: The ledger.
 
     Raises:
-        SchemaMismatch: If the schema is missing, older or newer.
+        EmptyLedger: If there is no schema.
+        SchemaMismatch: If the schema is older or newer.
     """
     with read(engine) as connection:
         found = current_revision(connection)
     needed = head_revision()
     if found is None:
-        raise SchemaMismatch(f"The ledger is empty (needed: schema {needed}); run `python -m db.migrate` first.")
+        raise EmptyLedger(f"The ledger is empty (needed: schema {needed}); run `python -m db.migrate` first.")
     if found != needed:
         raise SchemaMismatch(
             f"The ledger has schema {found} and this program needs {needed}; "

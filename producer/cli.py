@@ -1,6 +1,7 @@
 """The command line `lesion-screen`: options, exit codes and plain sentences; the work is in `producer.commands`."""
 
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from producer.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EXIT_U
 from producer.examples import add_examples
 
 # Nothing else is imported here: `--help` answers in a third of a second, without pandas, SQLAlchemy and Celery.
+
+#: SQLite primary result codes of a folder that takes no file, or none that large.
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 
 
 class _PlainGroup(click.Group):
@@ -51,36 +55,25 @@ def _explain(error: Exception) -> tuple[int, str] | None:
 
     if isinstance(error, WorkerError):
         return EXIT_UNAVAILABLE, str(error)
-    database = _explain_database(error)
+    from db.refusals import explain_refusal
+
+    database = explain_refusal(error)
     if database is not None:
-        return database
+        return EXIT_UNAVAILABLE, database
+    if isinstance(error, (OSError, sqlite3.Error)):
+        return _explain_disk(error)
+    return None
+
+
+def _explain_disk(error: OSError | sqlite3.Error) -> tuple[int, str] | None:
     if isinstance(error, OSError):
         return EXIT_UNAVAILABLE, f"The system refused: {error.strerror or type(error).__name__}. Check disk and rights."
-    return None
-
-
-def _explain_database(error: Exception) -> tuple[int, str] | None:
-    import sqlite3
-
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from db.session import is_transient
-
-    if not isinstance(error, (SQLAlchemyError, sqlite3.Error)):
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NO_ROOM:
         return None
-    if is_transient(error):
-        return EXIT_UNAVAILABLE, "The ledger does not answer or its disk is full; check DB_URL and run again."
-    cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-        return EXIT_UNAVAILABLE, (
-            "The ledger's file is damaged or no ledger; check DB_URL and LESION_SCREEN_HOME, or restore a backup."
-        )
-    # PostgreSQL: insufficient privilege, and a login that is refused.
-    refused = str(getattr(cause, "sqlstate", None) or "").startswith(("42501", "28"))
-    if refused or code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
-        return EXIT_UNAVAILABLE, "The ledger refuses this user; check the rights of its file or of the role in DB_URL."
-    return None
+    # The ledger's errors are SQLAlchemy's; these are of what an archive is staged in.
+    return EXIT_UNAVAILABLE, (
+        "The temporary folder is full or cannot be written; make room, or set TMPDIR to a folder with room."
+    )
 
 
 @contextmanager
@@ -310,6 +303,8 @@ def verify(batch: int | None, rehash: bool, audit: bool, head: str | None, as_js
 
 
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
+#: A century is kept by nobody, and dates end.
+_MOST_DAYS = 36_500
 
 
 @cli.command()
@@ -327,8 +322,10 @@ def forget(patient_ref: str, yes: bool) -> int:
 
 def _days(_context: click.Context, _option: click.Parameter, value: str) -> int:
     number = value.removesuffix("d")
-    if not (number.isascii() and number.isdecimal() and int(number)):
-        raise click.BadParameter('give days, such as "365d".')
+    # By its length first: of thousands of digits no number is made.
+    sound = number.isascii() and number.isdecimal() and len(number) <= len(str(_MOST_DAYS))
+    if not sound or not 1 <= int(number) <= _MOST_DAYS:
+        raise click.BadParameter(f'give days, from 1 to {_MOST_DAYS}, such as "365d".')
     return int(number)
 
 

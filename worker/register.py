@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import LedgerError
 from db.models import activate_first, active_model, register_model
+from db.refusals import explain_refusal
 from db.session import open_ledger, upgrade_schema
 from db.settings import DbSettings, HomeSettings, read_settings
 from model.artifact import Manifest, read_manifest, shipped_artifact
@@ -75,7 +77,7 @@ def main() -> int:
     """Upgrade the schema of the ledger that the environment names, register the shipped model, print the active one.
 
     Returns:
-        0, 2 where a setting or the shipped model is wrong, 3 where disk or object storage does not take it.
+        0, 2 where a setting or the shipped model is wrong, 3 where database, disk or object storage does not take it.
     """
     try:
         home = read_settings(HomeSettings)
@@ -89,6 +91,12 @@ def main() -> int:
     except (LedgerError, ModelError) as error:
         sys.stderr.write(f"{error}\n")
         return _USAGE
+    except SQLAlchemyError as error:
+        sentence = explain_refusal(error, owner=True)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"{sentence}\n")
+        return _UNAVAILABLE
     except OSError as error:
         # A full disk, say; the model is registered only once it is in the store.
         name = errno.errorcode.get(error.errno or 0, "an I/O error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from db.errors import UnknownBatch
 from producer import commands, inspection
 from producer.cli import cli, main
 from producer.errors import ServiceProblem, UsageProblem
+from producer.staging import PREPARE
 from worker.errors import BrokerUnavailable
 
 
@@ -56,6 +58,14 @@ def test_a_wrong_use_ends_with_2(arguments: list[str]) -> None:
 
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("days", ["0d", "-1d", "year", "36501d", "999999999999999999d", "9" * 5_000])
+def test_a_retention_that_no_archive_has_is_a_wrong_use(days: str) -> None:
+    result = _invoke("purge", "--older-than", days)
+
+    assert result.exit_code == 2
+    assert 'give days, from 1 to 36500, such as "365d"' in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("command", [["status"], ["verify", "1"], ["resume", "1"], ["pause", "1"], ["cancel", "1"]])
@@ -158,6 +168,39 @@ def test_a_file_that_is_no_ledger_is_one_sentence(tmp_path: Path, monkeypatch: p
     assert result.exit_code == 3
     assert "no ledger" in result.stderr
     assert str(tmp_path) not in result.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["submit", "."]])
+def test_a_ledger_that_cannot_be_opened_is_one_sentence_at_once(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an address that names a folder, and one beside which nothing can be written, here for a folder
+    (tmp_path / "x.sqlite-journal").mkdir()
+    began = time.monotonic()
+    for address in (tmp_path, tmp_path / "x.sqlite"):
+        monkeypatch.setenv("DB_URL", f"sqlite:///{address}")
+
+        # If a command opens it, then it says what to check, and does not wait for what does not pass
+        result = _invoke(*command)
+        assert result.exit_code == 3
+        assert "ledger's file cannot be opened" in result.stderr
+        assert str(tmp_path) not in result.stderr
+    assert time.monotonic() - began < 15
+
+
+def test_a_temporary_folder_without_room_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an archive, and no room where it is staged
+    (tmp_path / "archive").mkdir()
+    for number in range(200):
+        (tmp_path / "archive" / f"{number}{'x' * 100}.png").write_bytes(b"x")
+    monkeypatch.setattr("producer.staging.PREPARE", f"{PREPARE} PRAGMA max_page_count = 12;")
+
+    # If it is read
+    result = _invoke("submit", str(tmp_path / "archive"), "--dry-run")
+
+    # Then it is said where to make room
+    assert result.exit_code == 3, result.exception
+    assert "TMPDIR" in result.stderr
 
 
 @pytest.mark.parametrize(
