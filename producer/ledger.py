@@ -1,6 +1,5 @@
 """The ledger as the commands open it: with its schema and a model to pin batches to."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -9,11 +8,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from db.errors import SchemaMismatch
+from db.errors import EmptyLedger, SchemaMismatch
 from db.models import active_model
 from db.session import check_revision, open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
-from producer.errors import ServiceProblem, UsageProblem
+from producer.errors import EXIT_UNAVAILABLE, EXIT_USAGE, ServiceProblem, UsageProblem
 from producer.local import child_environment
 from worker.objects import ObjectFolder, is_address
 from worker.settings import WorkerSettings
@@ -89,12 +88,12 @@ def open_existing(place: Place) -> Engine:
 def open_prepared(place: Place, *, register: bool) -> tuple[Engine, str]:
     """Open the ledger to write a batch into it.
 
-    The embedded ledger is made and given the shipped model where that is needed. A server's is left alone unless
-    `register` says otherwise: its schema belongs to whoever runs it.
+    One machine's is made, brought up to date and given the shipped model where that is needed. A server's is left alone
+    unless it is empty and `register` says otherwise: its schema belongs to whoever runs it.
 
     Args:
         place: Where.
-        register: Bring the schema up to date and register the shipped model first.
+        register: Register the shipped model first, where the ledger has none or this machine's store may lack it.
 
     Returns:
         The ledger, and the digest of the active model.
@@ -105,24 +104,50 @@ def open_prepared(place: Place, *, register: bool) -> tuple[Engine, str]:
         ServiceProblem: If registering fails.
     """
     engine = open_ledger(place.ledger_url)
-    if register:
-        # A server that is away is found out here, where its error is understood, and not in the child process.
-        with contextlib.suppress(SchemaMismatch):
-            check_revision(engine)
-        _register(place)
     try:
+        # A server that is away is found out here, where its error is understood, and not in the child process.
+        if _is_to_register(engine, place, asked=register):
+            _register(place)
         check_revision(engine)
-        model = active_model(engine)
-    except SchemaMismatch:
-        if not place.embedded or register:
-            raise
-        model = None
-    if model is None and place.embedded and not register:
+        return engine, _insist_on_model(engine)
+    except BaseException:
         engine.dispose()
-        return open_prepared(place, register=True)
+        raise
+
+
+def _insist_on_model(engine: Engine) -> str:
+    model = active_model(engine)
     if model is None:
         raise UsageProblem("No model is active; run `python -m worker.register` once, and submit again.")
-    return engine, model.digest
+    return model.digest
+
+
+def _is_to_register(engine: Engine, place: Place, *, asked: bool) -> bool:
+    may = asked or place.embedded
+    # A file has one machine, whose program and ledger go together.
+    own = place.embedded or (asked and engine.dialect.name == "sqlite")
+    try:
+        check_revision(engine)
+    except EmptyLedger:
+        if not may:
+            raise
+        return True
+    except SchemaMismatch:
+        if not own:
+            raise
+        return True
+    model = active_model(engine)
+    if model is None:
+        return may
+    if not asked:
+        return False
+    # A role that loads batches may register nothing; and what a cluster's workers need is in their store.
+    return own or (place.broker_url is None and not _is_stored(place, model.digest))
+
+
+def _is_stored(place: Place, digest: str) -> bool:
+    # On object storage it is looked for by whoever needs it.
+    return place.objects is not None or (place.store / "models" / digest).is_dir()
 
 
 def _register(place: Place) -> None:
@@ -143,5 +168,7 @@ def _register(place: Place) -> None:
         log = place.home / "logs" / "register.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
         log.write_text(done.stderr, encoding="utf-8")
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
-        raise ServiceProblem(f"Preparing ledger and model failed: {why} (logs/register.log in LESION_SCREEN_HOME)")
+        # With these it ends in a sentence of its own; any other is a bug, whose traceback is in the log.
+        told = done.stderr.strip().splitlines() if done.returncode in {EXIT_USAGE, EXIT_UNAVAILABLE} else []
+        why = told[-1][:300] if told else f"worker.register ended with {done.returncode}."
+        raise ServiceProblem(f"Preparing ledger and model failed: {why} See logs/register.log in LESION_SCREEN_HOME.")
