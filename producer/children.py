@@ -66,7 +66,7 @@ class Child:
         """Start the process."""
         logs = self._home / "logs"
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # An empty folder: `python -m` and Celery look into the current one first, and an archive may hold anything.
+        # An empty folder: Celery looks into the current one first, and an archive may hold anything.
         here = self._home / "run"
         here.mkdir(mode=0o700, exist_ok=True)
         log = logs / f"{self.plan.name}.log"

@@ -269,7 +269,9 @@ def child_environment(home: Path, environment: Mapping[str, str]) -> dict[str, s
         made["LESION_SCREEN_STORE"] = store if "://" in store else str(Path(store).expanduser().absolute())
     url = environment.get("DB_URL", "")
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
-        made["DB_URL"] = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
+        made["DB_URL"] = f"sqlite:///{Path(url.removeprefix('sqlite:///')).expanduser().absolute()}"
+    # `python -m` looks into the current folder first, which may be an archive and hold a worker.py.
+    made["PYTHONSAFEPATH"] = "1"
     # Celery: SIGTERM ends softly, the chunk at hand is recorded and given back.
     made["REMAP_SIGTERM"] = "SIGQUIT"
     made.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -251,7 +251,11 @@ def test_a_child_sees_absolute_paths_and_its_own_settings(tmp_path: Path, monkey
     assert made["LESION_SCREEN_HOME"] == str(tmp_path / "h")
     assert made["LESION_SCREEN_STORE"] == str(tmp_path / "st")
     assert made["DB_URL"] == f"sqlite:///{tmp_path}/l.sqlite"
-    assert (made["X"], made["REMAP_SIGTERM"]) == ("1", "SIGQUIT")
+    assert (made["X"], made["REMAP_SIGTERM"], made["PYTHONSAFEPATH"]) == ("1", "SIGQUIT", "1")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    at_home = child_environment(tmp_path, {"LESION_SCREEN_STORE": "~/st", "DB_URL": "sqlite:///~/l.sqlite"})
+    assert at_home["LESION_SCREEN_STORE"] == str(tmp_path / "user" / "st")
+    assert at_home["DB_URL"] == f"sqlite:///{tmp_path}/user/l.sqlite"
     remote = child_environment(tmp_path, {"LESION_SCREEN_STORE": "s3://bucket/x", "DB_URL": "postgresql://h/d"})
     assert (remote["LESION_SCREEN_STORE"], remote["DB_URL"]) == ("s3://bucket/x", "postgresql://h/d")
 
