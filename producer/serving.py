@@ -22,7 +22,7 @@ from db.settings import read_settings
 from producer.children import ChildPlan
 from producer.errors import EXIT_DONE, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_prepared, read_place
-from producer.local import LocalStack
+from producer.local import LocalStack, child_environment
 from producer.terminal import open_console, say_doing
 from worker.errors import WorkerError
 from worker.health import check_feeder, check_flower, check_training, check_worker
@@ -47,21 +47,30 @@ _GRACE: Final = 10.0
 
 
 def serve(*, workers: int) -> int:
-    """Do `lesion-screen serve`: run the services until SIGTERM.
+    """Do `lesion-screen serve`: run the services until SIGTERM or SIGINT.
 
     Args:
         workers: Screening workers.
 
     Returns:
-        The exit code.
+        The exit code, which is that of success after either signal.
 
     Raises:
         UsageProblem: If they are up already.
         ServiceProblem: If a part that the others need does not stay up.
     """
     place = _place_of_one_machine()
-    open_prepared(place, register=True)[0].dispose()
-    _provide_login(place.home)
+    try:
+        open_prepared(place, register=True)[0].dispose()
+        _provide_login(place.home)
+        _run_services(place, workers)
+    except KeyboardInterrupt:
+        # It runs until then: systemd would take the code of a command that was interrupted for a failure.
+        open_console().print("Stopped. Nothing is lost: `lesion-screen serve` goes on where it was.", highlight=False)
+    return EXIT_DONE
+
+
+def _run_services(place: Place, workers: int) -> None:
     with (
         _holding(place.home),
         LocalStack(place.home, workers=workers, training=True, more=_plans(place)) as stack,
@@ -95,7 +104,14 @@ def up(*, workers: int) -> int:
     logs.mkdir(mode=0o700, exist_ok=True)
     file = os.open(logs / "serve.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     command = [sys.executable, "-m", "producer.cli", "serve", "--workers", str(workers)]
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+    server = subprocess.Popen(
+        command,
+        env=child_environment(place.home, os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        start_new_session=True,
+    )
     os.close(file)
     with say_doing(console, "Starting") as say:
         for name, check in _checks(place, engine, workers).items():

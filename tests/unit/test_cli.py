@@ -6,13 +6,15 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
 from db.errors import UnknownBatch
-from producer import commands, inspection
+from producer import commands, inspection, serving
 from producer.cli import cli, main
 from producer.errors import ServiceProblem, UsageProblem
 from producer.staging import PREPARE
@@ -269,6 +271,34 @@ def test_a_polite_kill_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyP
     assert "Nothing is lost" in result.stderr
     assert cleaned == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_services_that_are_told_to_stop_have_done_their_work(
+    number: signal.Signals, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given services that run in the foreground, as systemd has them
+    stopped: list[bool] = []
+
+    class Services:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            stopped.append(True)
+
+        def keep_running(self) -> None:
+            signal.raise_signal(number)
+
+    engine = create_engine("sqlite://")
+    monkeypatch.setattr(serving, "open_prepared", lambda *_, **__: (engine, "m"))
+    monkeypatch.setattr(serving, "LocalStack", lambda *_, **__: Services())
+
+    # If they are told to stop, then they stop in order, and that is no failure
+    result = _invoke("serve")
+    assert (result.exit_code, stopped) == (0, [True])
+    assert "Nothing is lost" in result.stderr
+    assert home.exists()
 
 
 def test_a_bug_is_named_by_its_place_and_never_quoted(
