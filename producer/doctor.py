@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.batches import list_batches
 from db.clock import clock
 from db.errors import LedgerError, SettingsError
+from db.refusals import explain_refusal
 from db.session import check_revision, open_ledger, read
 from db.tables import BatchState
 from producer.broker import find_server
@@ -157,7 +158,10 @@ def _ledger(place: Place) -> tuple[Engine | None, Finding]:
     except LedgerError as error:
         return None, _bad("ledger", str(error))
     except SQLAlchemyError as error:
-        return None, _bad("ledger", f"It does not answer ({type(error).__name__}): check DB_URL, and that it runs.")
+        why = explain_refusal(error) or f"It fails ({type(error).__name__}): check DB_URL, and what database that is."
+        return None, _bad("ledger", why)
+    except OSError as error:
+        return None, _bad("ledger", f"The folder of its file cannot be made ({error.strerror}): check DB_URL.")
     return engine, _good("ledger", f"{engine.dialect.name} answers, with the schema that is needed.")
 
 

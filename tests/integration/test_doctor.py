@@ -100,8 +100,22 @@ def test_a_cluster_is_looked_at(
 def test_a_database_that_is_away_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_URL", "postgresql+psycopg://u:s3cret@127.0.0.1:1/none")
     found = examine(1)
-    assert found["ledger"] == ("bad", "It does not answer (OperationalError): check DB_URL, and that it runs.")
+    assert found["ledger"] == ("bad", "The ledger does not answer or its disk is full; check DB_URL and run again.")
     assert "s3cret" not in str(found)
+
+
+@pytest.mark.parametrize(("place", "said"), [("", "cannot be opened"), ("file/x.sqlite", "cannot be made")])
+def test_a_ledger_that_cannot_be_opened_is_said_beside_the_rest(
+    place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("DB_URL", f"sqlite:///{tmp_path / place}")
+
+    found = examine(1)
+
+    assert found["ledger"][0] == "bad"
+    assert said in found["ledger"][1]
+    assert "redis" in found
 
 
 def test_a_home_that_others_may_read_is_odd(home: Path) -> None:
