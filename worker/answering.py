@@ -71,7 +71,9 @@ def _answer(check: ClaimCheck, child: Child) -> Ending | None:
     claim = insist(lambda: _claim(check, child), seconds=child.settings.stall_seconds, until=child.stopping)
     if claim is None:
         return None
+    child.note_life(busy=True, leased=True)
     endings = Relay(child).run(claim)
+    child.note_life(busy=True)
     if any(ending is None or ending is Ending.ARCHIVE_AWAY for ending in endings):
         child.back_off()
     else:

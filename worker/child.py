@@ -200,15 +200,16 @@ class Child:
         """Forget setbacks: the next one starts with a short pause."""
         self._setbacks = 0
 
-    def note_life(self, *, busy: bool) -> None:
+    def note_life(self, *, busy: bool, leased: bool = False) -> None:
         """Leave a sign of life for the health check.
 
         Args:
             busy: Whether a message is worked on.
+            leased: Whether a chunk's lease is held.
         """
         loaded = next(reversed(self._models.values()), None)
         device = loaded.device if loaded else None
-        write_vitals(self.node, busy=busy, models=tuple(self._models), device=device)
+        write_vitals(self.node, busy=busy, models=tuple(self._models), device=device, leased=leased)
         if loaded is not None and not busy and time.monotonic() - self._told_at > _TELL_SECONDS:
             self._told_at = time.monotonic()
             self._tell(loaded)

@@ -59,7 +59,7 @@ def check_worker(engine: Engine, settings: WorkerSettings, node: str) -> str:
         raise Unhealthy("The active model could not be loaded: see the worker's log, and `lesion-screen models list`.")
     age = time.time() - vitals.since
     if vitals.busy:
-        if age > settings.lease_seconds and not lease_is_alive(engine, f"{node}/{vitals.pid}"):
+        if vitals.leased and age > settings.lease_seconds and not lease_is_alive(engine, f"{node}/{vitals.pid}"):
             raise Unhealthy("The worker does not get on with its chunk, whose lease has run out: see its log.")
         return f"works on a chunk, on the {vitals.device or 'cpu'}"
     may_begin = settings.is_in_window(datetime.now(UTC))

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -86,17 +87,18 @@ def answer_run(payload: Any, child: Child) -> RunState | None:
         return None
 
 
-def run_folder(store: Path, run_id: int) -> Path:
+def run_folder(store: Path, run: RunRow) -> Path:
     """Say where a run keeps its checkpoints, curves and plots.
 
     Args:
         store: Folder of the artifact store, which the training workers share unless the store is on object storage.
-        run_id: The run.
+        run: The run.
 
     Returns:
-        Its folder.
+        Its folder. A number alone is that of another run in another ledger, or in one that was put back from a backup.
     """
-    return store / "runs" / str(run_id)
+    queued = datetime.fromtimestamp(run.created_at, UTC)
+    return store / "runs" / f"{run.id}-{queued:%Y%m%dT%H%M%S}"
 
 
 def _answer(run_id: int, child: Child) -> RunState | None:
@@ -153,7 +155,7 @@ class _Training:
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.folder = run_folder(self.child.store, self.run.id)
+        self.folder = run_folder(self.child.store, self.run)
 
     @property
     def _packed(self) -> Path:

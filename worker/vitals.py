@@ -28,6 +28,8 @@ class Vitals(BaseModel):
     device: str | None = None
     #: Whether it works on a message.
     busy: bool
+    #: Whether it holds a chunk's lease for that: not while it draws, nor while it waits for an archive that is away.
+    leased: bool = False
     #: Since when it is busy or idle, seconds since 1970.
     since: float
 
@@ -46,7 +48,9 @@ def vitals_path(node: str) -> Path:
     return Path(tempfile.gettempdir()) / f"lesion-screen-{digest[:16]}.json"
 
 
-def write_vitals(node: str, *, busy: bool, models: tuple[str, ...], device: str | None = None) -> None:
+def write_vitals(
+    node: str, *, busy: bool, models: tuple[str, ...], device: str | None = None, leased: bool = False
+) -> None:
     """Say what this process does; a disk that does not take it stops no work.
 
     Args:
@@ -54,8 +58,9 @@ def write_vitals(node: str, *, busy: bool, models: tuple[str, ...], device: str 
         busy: Whether it works on a message.
         models: Digests of the models that it has loaded.
         device: What it scores on, "gpu" or "cpu".
+        leased: Whether it holds a chunk's lease.
     """
-    vitals = Vitals(pid=os.getpid(), models=models, device=device, busy=busy, since=time.time())
+    vitals = Vitals(pid=os.getpid(), models=models, device=device, busy=busy, leased=leased, since=time.time())
     path = vitals_path(node)
     with contextlib.suppress(OSError):
         # A name that nobody can guess, moved over the known one: in a shared folder somebody else's link lies in wait.

@@ -104,6 +104,20 @@ def test_a_worker_that_hears_of_no_work_is_ill(archive: Archive, stack: Stack) -
     assert "could not be loaded" in check(stack, "worker", "--node", "w1@test")[1]
 
 
+@pytest.mark.parametrize("leased", [True, False])
+def test_a_worker_without_a_lease_is_well_where_it_needs_none(archive: Archive, stack: Stack, *, leased: bool) -> None:
+    # Given a child that has worked for long: screened a chunk, or drawn one, for which there is no lease
+    write_vitals("w1@test", busy=True, models=("a",), leased=leased)
+    told = read_vitals("w1@test")
+    assert told is not None
+    long_ago = told.model_copy(update={"since": told.since - 1000})
+    vitals_path("w1@test").write_text(long_ago.model_dump_json(), encoding="utf-8")
+
+    # Then no lease is ill health for the first alone
+    assert check(stack, "worker", "--node", "w1@test")[0] == int(leased)
+    assert archive.number("SELECT count(*) FROM chunk") == 0
+
+
 def test_signs_of_life_are_not_written_through_somebody_elses_link(tmp_path: Path) -> None:
     # Given a link that waits where the file is to be
     victim = tmp_path / "victim"

@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_with_a_candidate_that
     assert f"Compared with the active model `{before.digest}`" in card
     assert card == (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     # And there are plots in its folder
-    plots = {path.name for path in (run_folder(store(tmp_path), run) / "plots").iterdir()}
+    plots = {path.name for path in (run_folder(store(tmp_path), ended) / "plots").iterdir()}
     assert plots == {"curves.png", "confusion.png", "roc.png", "reliability.png"}
     # And a person sees it
     log = stack.command("runs", "log", run).stdout

@@ -194,7 +194,7 @@ def test_kills_while_saving_leave_the_old_model_active_or_promote_the_new_one(sa
         assert len(list_models(saving.ledger)) == promoted + 1
         kinds = [one.kind for one in list_events(saving.ledger, run)]
         assert kinds.count("done") == 1
-        assert not (run_folder(saving.store, run) / "model").exists()
+        assert not (run_folder(saving.store, get_run(saving.ledger, run)) / "model").exists()
 
     # And every promotion is in the trail, once, and nothing half-written is left that would be taken for a model
     assert verify_chain(saving.ledger)
