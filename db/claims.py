@@ -54,7 +54,9 @@ class Claim:
     items: tuple[ClaimedItem, ...]
 
 
-def claim_chunk(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float) -> Claim | None:
+def claim_chunk(
+    engine: Engine, chunk_id: int, *, worker: str, lease_seconds: float, least_priority: int | None = None
+) -> Claim | None:
     """Lease a chunk, if it is there to be had. Not idempotent: each success is a new attempt; its own transaction.
 
     A lease that expired is taken over and counted as a crash. An item that was marked at that moment gets a mark of
@@ -65,14 +67,14 @@ def claim_chunk(engine: Engine, chunk_id: int, *, worker: str, lease_seconds: fl
         chunk_id: The chunk, as a message named it.
         worker: Who claims it.
         lease_seconds: How long the lease lasts unless it is extended.
+        least_priority: Take nothing of a batch of a lower priority.
 
     Returns:
         The claim, or None where the chunk is unknown, finished or leased by a live worker, or its batch is not open.
     """
     with write(engine) as connection:
-        batch = _hold_batch(
-            connection, Batch.id == select(Chunk.batch_id).where(Chunk.id == chunk_id).scalar_subquery()
-        )
+        of_chunk = Batch.id == select(Chunk.batch_id).where(Chunk.id == chunk_id).scalar_subquery()
+        batch = _hold_batch(connection, of_chunk, least_priority)
         return None if batch is None else _claim(connection, batch, chunk_id, worker, lease_seconds)
 
 
@@ -95,10 +97,8 @@ def claim_next(
         higher priority has one that waits, or any lease has expired.
     """
     with write(engine) as connection:
-        batch = _hold_batch(connection, Batch.id == batch_id)
-        if batch is None or (least_priority is not None and batch.priority < least_priority):
-            return None
-        if _is_urgent_waiting(connection, batch.priority):
+        batch = _hold_batch(connection, Batch.id == batch_id, least_priority)
+        if batch is None or _is_urgent_waiting(connection, batch.priority):
             return None
         # One that crashed is worked on alone.
         waits = (Chunk.batch_id == batch_id, Chunk.state == ChunkState.OPEN, Chunk.crashes == 0)
@@ -107,12 +107,16 @@ def claim_next(
         return None if chunk_id is None else _claim(connection, batch, chunk_id, worker, lease_seconds)
 
 
-def _hold_batch(connection: Connection, which: ColumnElement[bool]) -> Row[int, BatchState, int, str, str] | None:
+def _hold_batch(
+    connection: Connection, which: ColumnElement[bool], least_priority: int | None
+) -> Row[int, BatchState, int, str, str] | None:
     # Shared by claims, exclusive to pause and cancel. Without it, READ COMMITTED would let a claim that began before a
     # pause succeed after it. Who locks both a batch and chunks of it locks the batch first.
     columns = (Batch.id, Batch.state, Batch.priority, Batch.model_digest, Batch.source)
     batch = connection.execute(select(*columns).where(which).with_for_update(read=True)).one_or_none()
-    return None if batch is None or batch.state != BatchState.OPEN else batch
+    if batch is None or batch.state != BatchState.OPEN:
+        return None
+    return batch if least_priority is None or batch.priority >= least_priority else None
 
 
 def _is_urgent_waiting(connection: Connection, priority: int) -> bool:

@@ -1,5 +1,6 @@
 """Answering the doorbell: from a message's payload to a chunk that is finished, given back or refused."""
 
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -87,6 +88,13 @@ def _claim(check: ClaimCheck, child: Child) -> Claim | None:
     if not is_genuine(child.engine, chunk=check.chunk, batch=check.batch, model=check.model):
         _log.warning("message refused", reason="unknown_ids")
         return None
-    mine = claim_chunk(child.engine, check.chunk, worker=child.name, lease_seconds=child.settings.lease_seconds)
+    mine = claim_chunk(
+        child.engine,
+        check.chunk,
+        worker=child.name,
+        lease_seconds=child.settings.lease_seconds,
+        # The message may have waited until the window was closed.
+        least_priority=child.settings.least_priority(datetime.now(UTC)),
+    )
     # Where a worker was here before its message, others of the batch still wait.
     return mine or claim_another(child, check.batch)

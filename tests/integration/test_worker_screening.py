@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import shutil
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -381,13 +382,15 @@ def test_a_chunk_larger_than_what_may_be_in_flight_is_screened_once(archive: Arc
     assert archive.counts(batch).done == 200
 
 
-def child(archive: Archive, tmp_path: Path, *, stop: bool = False, classifier: str = "light") -> Child:
+def child(
+    archive: Archive, tmp_path: Path, *, stop: bool = False, classifier: str = "light", window: str | None = None
+) -> Child:
     names = {
         "light": "tests.light_classifier:LightClassifier",
         "real": "model.classifier:Classifier",
     }
     return Child(
-        settings=WorkerSettings(classifier=names[classifier]),
+        settings=WorkerSettings(classifier=names[classifier], window=window),
         engine=archive.engine,
         store=tmp_path / "store",
         node="w1",
@@ -398,6 +401,20 @@ def child(archive: Archive, tmp_path: Path, *, stop: bool = False, classifier: s
 def payload(archive: Archive, batch: int) -> dict[str, Any]:
     (chunk,) = archive.chunks(batch)
     return {"version": 1, "batch": batch, "chunk": chunk, "items": 1, "model": MODEL}
+
+
+def test_a_message_that_waited_until_the_window_closed_begins_nothing(archive: Archive, tmp_path: Path) -> None:
+    # Given a batch as usual, and a window that closed an hour ago
+    batch = archive.load(archive.draw(3))
+    closed = "-".join(f"{(datetime.now(UTC) + timedelta(hours=hours)):%H:%M}" for hours in (-2, -1))
+
+    # If its message comes now, then it waits for the window
+    assert answer(payload(archive, batch), child(archive, tmp_path, window=closed)) is None
+    assert archive.counts(batch).open == 3
+    # And an urgent one does not
+    with archive.engine.begin() as connection:
+        connection.execute(update(Batch).values(priority=1))
+    assert answer(payload(archive, batch), child(archive, tmp_path, window=closed)) is Ending.FINISHED
 
 
 def test_a_message_about_a_finished_or_leased_chunk_is_a_no_op(archive: Archive, tmp_path: Path) -> None:
