@@ -58,8 +58,9 @@ class HomeSettings(StrictSettings):
 
     @property
     def store_path(self) -> Path:
-        """The folder of the artifact store; of one on object storage, this host's copy of what it has used."""
-        return Path(self.store) if self.store and "://" not in self.store else self.home / "store"
+        """The folder of the artifact store, absolute; of one on object storage, this host's copy of what it has used."""
+        folder = Path(self.store) if self.store and "://" not in self.store else self.home / "store"
+        return folder.expanduser().absolute()
 
     @property
     def ledger_url(self) -> str:
@@ -86,7 +87,7 @@ class DbSettings(StrictSettings):
             address: What it is set to.
 
         Returns:
-            The same.
+            The same; None where it is empty.
 
         Raises:
             ValueError: If it is none.
@@ -100,7 +101,7 @@ class DbSettings(StrictSettings):
         except (ValueError, ArgumentError):
             # What the parser says may quote the address, password included.
             raise ValueError("this is no address of a database; give sqlite:///FILE or postgresql://…") from None
-        return address
+        return address or None
 
     def ledger_url(self, home: HomeSettings) -> str:
         """Say which ledger to open.

@@ -56,7 +56,7 @@ def read_place() -> Place:
     folder = home.home.expanduser().absolute()
     return Place(
         home=folder,
-        store=home.store_path.expanduser().absolute(),
+        store=home.store_path,
         objects=ObjectFolder.at(home.store, worker.s3_endpoint) if home.store and is_address(home.store) else None,
         ledger_url=db.ledger_url(home),
         embedded=db.url is None,

@@ -117,7 +117,7 @@ class WorkerSettings(StrictSettings):
             address: What it is set to; empty is none.
 
         Returns:
-            The same.
+            The same; None where it is empty.
 
         Raises:
             ValueError: Unless it has a scheme of Redis's, a host, and a port that there can be, if any.
@@ -129,7 +129,7 @@ class WorkerSettings(StrictSettings):
             sound = False
         if not sound:
             raise ValueError("this is no address of a Redis; give redis://:PASSWORD@HOST:PORT/NUMBER, or rediss://…")
-        return address
+        return address or None
 
     @field_validator("timezone")
     @classmethod

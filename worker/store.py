@@ -69,7 +69,7 @@ class ArtifactStore:
         Raises:
             SettingsError: If its address is not sound, or the extra `s3` is not installed.
         """
-        return cls(folder=home.store_path.expanduser(), objects=place_of_objects(home, settings))
+        return cls(folder=home.store_path, objects=place_of_objects(home, settings))
 
     def fetch(self, digest: str) -> Path:
         """Return a model's folder on this host; its files are whole and the digest's where they had to be fetched.

@@ -53,6 +53,33 @@ def test_an_address_and_a_store_are_taken_as_they_are(
     assert "secret" not in repr(settings)
 
 
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given an address that a shell's variable was to fill
+    monkeypatch.setenv("DB_URL", "")
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path))
+
+    # If the settings are read, then it is the home's own ledger, as if nothing was set
+    settings = read_settings(DbSettings)
+    assert settings.url is None
+    assert settings.ledger_url(read_settings(HomeSettings)) == f"sqlite:///{tmp_path}/ledger.sqlite"
+
+
+@pytest.mark.parametrize(("store", "place"), [(None, "ls/store"), ("~/models", "models"), ("s3://b/x", "ls/store")])
+def test_a_tilde_is_the_users_home(
+    store: str | None, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given settings that no shell has expanded, as in a unit of systemd
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LESION_SCREEN_HOME", "~/ls")
+    if store is not None:
+        monkeypatch.setenv("LESION_SCREEN_STORE", store)
+
+    # If they are read, then ledger and store lie below the user's home
+    home = read_settings(HomeSettings)
+    assert home.store_path == tmp_path / place
+    assert home.ledger_url == f"sqlite:///{tmp_path}/ls/ledger.sqlite"
+
+
 def test_a_misspelt_setting_is_refused_by_name_and_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a variable that is no setting
     monkeypatch.setenv("DB_ULR", "postgresql://u:secret@h/d")

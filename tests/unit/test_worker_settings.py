@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -51,13 +52,35 @@ def test_the_brokers_address_is_a_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "redis://h", "redis://h:6379/0", "rediss://:p%40ss@[::1]:6380/1?ssl_ca_certs=f"]
+    "address", ["redis://h", "redis://h:6379/0", "rediss://:p%40ss@[::1]:6380/1?ssl_ca_certs=f"]
 )
-def test_an_address_of_a_redis_or_none_is_taken(address: str) -> None:
+def test_an_address_of_a_redis_is_taken(address: str) -> None:
     settings = WorkerSettings.model_validate({"broker_url": address})
 
     assert settings.broker_url is not None
     assert settings.broker_url.get_secret_value() == address
+
+
+def test_an_empty_address_is_none() -> None:
+    assert WorkerSettings.model_validate({"broker_url": ""}).broker_url is None
+
+
+@pytest.mark.parametrize("part", [["worker.feeder"], ["worker.monitor"], ["celery", "-A", "worker.app", "worker"]])
+def test_a_part_that_nobody_could_ring_for_ends_with_a_sentence(part: list[str], tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "WORKER_BROKER_URL": "",
+        "DB_URL": "",
+        "LESION_SCREEN_HOME": str(tmp_path),
+        "FLOWER_BASIC_AUTH": "operator:0123456789abc",
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-m", *part], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 2
+    assert "WORKER_BROKER_URL is not set" in done.stderr
 
 
 def test_archive_roots_are_read_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
