@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.dataset import MAX_IMAGE_BYTES, LabelledImage
-from model.images import decode_image, read_image_bytes
+from model.dataset import THREADS, LabelledImage, read_image
+from model.images import decode_image
 
 #: The hash of Zauner 2010 ("Implementation and benchmarking of perceptual image hash functions", section 3.2.1): signs
 #: of the lowest DCT coefficients around their median, of the image in grey at four times as many pixels. 8x8 bits
@@ -34,31 +33,32 @@ def _cosines() -> NDArray[np.float32]:
     return np.cos(angles).astype(np.float32)
 
 
-def perceptual_hash(data: bytes) -> NDArray[np.bool_]:
+def perceptual_hash(data: bytes, frame: int | None = None) -> NDArray[np.bool_]:
     """Hash an image file's appearance: `(256,)` bool.
+
+    Args:
+        data: The file's bytes.
+        frame: Which frame, from 1, of a DICOM object with several.
 
     Raises:
         RejectedImage: The bytes are no usable image.
     """
-    grey = decode_image(data, _PIXELS).astype(np.float32) @ _LUMA
+    grey = decode_image(data, _PIXELS, frame).astype(np.float32) @ _LUMA
     cosines = _cosines()
     low = (cosines @ grey @ cosines.T).ravel()
     # The first coefficient is the mean brightness: it says nothing of what is to be seen.
     return low > np.median(low[1:])
 
 
-def hash_images(folder: Path, rows: Sequence[LabelledImage]) -> NDArray[np.bool_]:
-    """Hash the images of a data folder: `(n, 256)` bool.
+def hash_images(rows: Sequence[LabelledImage]) -> NDArray[np.bool_]:
+    """Hash images: `(n, 256)` bool.
 
     Raises:
         RejectedImage: An image cannot be read.
     """
-
-    def one(row: LabelledImage) -> NDArray[np.bool_]:
-        return perceptual_hash(read_image_bytes(folder, row.path, max_bytes=MAX_IMAGE_BYTES))
-
-    with ThreadPoolExecutor(max_workers=4) as threads:
-        return np.stack(list(threads.map(one, rows)))
+    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        hashes = list(threads.map(lambda row: perceptual_hash(read_image(row), row.frame), rows))
+    return np.stack(hashes)
 
 
 def near_duplicates(hashes: NDArray[np.bool_]) -> NDArray[np.intp]:

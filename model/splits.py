@@ -17,6 +17,10 @@ GATE_MODULUS: Final = 10
 FOLDS: Final = 5
 #: A part of the data has at least so many lesions of each class: five folds, two in each.
 LEAST_LESIONS: Final = 10
+#: Sides of a split; folds are sides too.
+TRAINS: Final = 1
+JUDGES: Final = 0
+NO_SIDE: Final = -2
 #: Name of the paper's split by image, which marks every report it touches.
 LEAKY: Final = "leaky"
 
@@ -53,60 +57,70 @@ def assign_folds(lesion_ids: Sequence[str], labels: NDArray[np.int64], *, seed: 
     return folds
 
 
-def check_split(folds: NDArray[np.int64], lesion_ids: Sequence[str], hashes: NDArray[np.bool_]) -> None:
+def choose_sides(
+    folds: NDArray[np.int64], lesion_ids: Sequence[str], alike: NDArray[np.intp], judged: int | None
+) -> NDArray[np.int64]:
+    """Choose what trains where a fold judges: all others, without near-duplicates of what judges.
+
+    On HAM10000 that concerns two images: HAM_0000140 and HAM_0004919 are one photograph in two colours, in folds 4
+    and 0. Each still judges, and trains where the other does not judge.
+
+    Args:
+        folds: `(n,)` from `assign_folds`.
+        lesion_ids: Lesion of each image.
+        alike: `(pairs, 2)` from `model.duplicates.near_duplicates`.
+        judged: The fold; None trains on all five.
+
+    Returns:
+        `(n,)`: `TRAINS`, or `JUDGES` of the fold and of the gate set, which judges every model in the end, or
+        `NO_SIDE`.
+    """
+    sides = np.where(np.isin(folds, (-1,) if judged is None else (-1, judged)), JUDGES, TRAINS)
+    for one, other in _crossing_pairs(sides, _number(lesion_ids), alike):
+        sides[one if sides[one] == TRAINS else other] = NO_SIDE
+    return sides
+
+
+def check_split(sides: NDArray[np.int64], lesion_ids: Sequence[str], alike: NDArray[np.intp]) -> None:
     """Refuse a split in which something stands on two sides: the leak guard.
 
     Args:
-        folds: `(n,)` side of each image.
+        sides: `(n,)` side of each image; `NO_SIDE` is none.
         lesion_ids: Lesion of each image.
-        hashes: `(n, 256)` from `model.duplicates.hash_images`.
+        alike: `(pairs, 2)` from `model.duplicates.near_duplicates`.
 
     Raises:
         LeakedSplitError: A lesion, or a near-duplicate by perceptual hash, stands on two sides; says how many images
             that concerns.
     """
-    shared, alike = count_leaks(folds, lesion_ids, hashes)
-    if shared or alike:
+    shared, near = count_leaks(sides, lesion_ids, alike)
+    if shared or near:
         raise LeakedSplitError(
-            f"This split leaks: {shared} images show a lesion that is also on another side, and {alike} are near-"
+            f"This split leaks: {shared} images show a lesion that is also on another side, and {near} are near-"
             "duplicates of an image on another side. Split by lesion, and leave near-duplicates out."
         )
 
 
 def count_leaks(
-    folds: NDArray[np.int64], lesion_ids: Sequence[str], hashes: NDArray[np.bool_] | None = None
+    sides: NDArray[np.int64], lesion_ids: Sequence[str], alike: NDArray[np.intp] | None = None
 ) -> tuple[int, int]:
     """Count the images whose lesion, and those whose near-duplicate of another lesion, stands on another side."""
-    _, lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
-    lowest, highest = np.full(lesion.max() + 1, np.iinfo(np.int64).max), np.full(lesion.max() + 1, -2)
-    np.minimum.at(lowest, lesion, folds)
-    np.maximum.at(highest, lesion, folds)
-    shared = int((lowest[lesion] != highest[lesion]).sum())
-    return shared, 0 if hashes is None else len(np.unique(_crossing_pairs(folds, lesion, hashes)))
+    lesion, held = _number(lesion_ids), sides != NO_SIDE
+    lowest, highest = np.full(lesion.max() + 1, np.iinfo(np.int64).max), np.full(lesion.max() + 1, NO_SIDE)
+    np.minimum.at(lowest, lesion[held], sides[held])
+    np.maximum.at(highest, lesion[held], sides[held])
+    shared = int((held & (lowest[lesion] != highest[lesion])).sum())
+    return shared, 0 if alike is None else len(np.unique(_crossing_pairs(sides, lesion, alike)))
 
 
-def _crossing_pairs(folds: NDArray[np.int64], lesion: NDArray[np.intp], hashes: NDArray[np.bool_]) -> NDArray[np.intp]:
-    from model.duplicates import near_duplicates
-
-    pairs = near_duplicates(hashes)
-    first, second = pairs.T
-    return pairs[(lesion[first] != lesion[second]) & (folds[first] != folds[second])]
+def _number(lesion_ids: Sequence[str]) -> NDArray[np.intp]:
+    return np.unique(np.asarray(lesion_ids), return_inverse=True)[1]
 
 
-def leave_out_duplicates(
-    folds: NDArray[np.int64], lesion_ids: Sequence[str], hashes: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Take lesions out of the folds whose near-duplicate stands in another fold, and leave all others where they are.
-
-    Moving them together would reshuffle every fold; HAM10000 loses two of its 7 470 lesions this way (HAM_0000140 and
-    HAM_0004919 are one photograph in two colours, in folds 4 and 0).
-
-    Returns:
-        `(n,)` folds, with -1 for what no model may train on: the gate set, and those lesions.
-    """
-    _, lesion = np.unique(np.asarray(lesion_ids), return_inverse=True)
-    out = np.unique(lesion[_crossing_pairs(folds, lesion, hashes).ravel()])
-    return np.where(np.isin(lesion, out), -1, folds)
+def _crossing_pairs(sides: NDArray[np.int64], lesion: NDArray[np.intp], alike: NDArray[np.intp]) -> NDArray[np.intp]:
+    one, other = alike.T
+    held = (sides[one] != NO_SIDE) & (sides[other] != NO_SIDE)
+    return alike[held & (lesion[one] != lesion[other]) & (sides[one] != sides[other])]
 
 
 def leaky_folds(lesion_ids: Sequence[str], labels: NDArray[np.int64], *, seed: int = 0) -> NDArray[np.int64]:

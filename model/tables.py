@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model import paper
@@ -15,7 +14,7 @@ from model.architectures import TABLE_8, paper_network, recipe_network
 from model.backbones import BackboneName
 from model.bootstrap import Interval
 from model.dataset import LabelledImage, digest_data, read_image
-from model.duplicates import perceptual_hash
+from model.duplicates import near_duplicates, perceptual_hash
 from model.experiments import Budget, Experiment, Finding, Laboratory, Split
 from model.labels import CLASSES
 from model.splits import count_known, count_leaks, in_gate_set
@@ -168,7 +167,9 @@ def repeat_tables(
     """
     used, judged = laboratory.sides()
     lesions = [row.lesion_id for row in used]
-    _, alike = count_leaks(judged.astype(np.int64), lesions, _hash_images(used, laboratory))
+    seen = laboratory.track("looking for near-duplicates", used)
+    alike = near_duplicates(np.stack([perceptual_hash(read_image(row), row.frame) for row in seen]))
+    _, near = count_leaks(judged.astype(np.int64), lesions, alike)
     findings = {one.name: laboratory.run(one) for one in plan_tables(numbers, backbones)}
     sizes = _weigh(numbers, backbones, laboratory)
     filled = {1: count_samples(rows), 2: fill_sizes(sizes)} if set(numbers) & set(COUNTED) else {}
@@ -179,14 +180,10 @@ def repeat_tables(
         images=len(used),
         judged=int(judged.sum()),
         known=count_known(judged, lesions),
-        near_duplicates=alike,
+        near_duplicates=near,
         tables=tuple(filled.get(number) or fill_table(number, findings, sizes) for number in sorted(set(numbers))),
         findings=tuple(findings.values()),
     )
-
-
-def _hash_images(rows: Sequence[LabelledImage], laboratory: Laboratory) -> NDArray[np.bool_]:
-    return np.stack([perceptual_hash(read_image(row)) for row in laboratory.track("looking for near-duplicates", rows)])
 
 
 def _weigh(

@@ -52,7 +52,7 @@ def test_the_images_of_a_data_folder_are_hashed_in_the_order_of_its_rows(tmp_pat
     synthesize_archive(tmp_path, images=5, broken=0, seed=0)
     rows = read_labels(tmp_path)
 
-    hashes = hash_images(tmp_path, rows)
+    hashes = hash_images(rows)
 
     assert hashes.shape == (5, BITS)
     assert (hashes[3] == perceptual_hash((tmp_path / rows[3].path).read_bytes())).all()

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.duplicates import BITS
 from model.errors import LeakedSplitError
 from model.splits import (
     FOLDS,
+    JUDGES,
     LEAST_LESIONS,
+    NO_SIDE,
+    TRAINS,
     assign_folds,
     check_split,
     choose_part,
+    choose_sides,
     count_known,
     count_leaks,
     in_gate_set,
     leaky_folds,
-    leave_out_duplicates,
 )
 
 
@@ -50,11 +52,6 @@ def test_the_gate_set_is_the_stated_tenth() -> None:
     assert all(int(hashlib.sha256(lesion.encode()).hexdigest(), 16) % 10 == 0 for lesion in chosen)
 
 
-def random_hashes(count: int) -> NDArray[np.bool_]:
-    """Hashes of images that all look different."""
-    return np.random.default_rng(0).random((count, BITS)) < 0.5
-
-
 def test_the_folds_are_the_ones_that_models_were_judged_by() -> None:
     # Given 500 lesions of one to three images
     lesions = [f"HAM_{number:07d}" for number in range(500) for _ in range(1 + number % 3)]
@@ -67,38 +64,51 @@ def test_the_folds_are_the_ones_that_models_were_judged_by() -> None:
     assert digest == "bd6daa086ef8dcc9498bac3f5fd24b7b242efb88ed32f692cc22bfc9e8b24f8f"
 
 
-def test_the_leak_guard_lets_a_split_by_lesion_pass() -> None:
-    lesions = [f"L{number // 2}" for number in range(200)]
+def pairs(*found: tuple[int, int]) -> NDArray[np.intp]:
+    """Pairs of near-duplicates."""
+    return np.array(found, np.intp).reshape(-1, 2)
 
-    check_split(np.arange(200) // 2 % 5, lesions, random_hashes(200))
+
+def test_the_leak_guard_lets_a_split_by_lesion_pass() -> None:
+    # Given near-duplicates of one lesion, of two on one side, and of two of which one is on no side
+    lesions = [f"L{number // 2}" for number in range(200)]
+    folds = np.arange(200) // 2 % 5
+    folds[150] = NO_SIDE
+
+    check_split(folds, lesions, pairs((0, 1), (0, 10), (0, 150)))
 
 
 def test_the_leak_guard_refuses_a_lesion_on_two_sides_and_says_how_many_images_that_concerns() -> None:
-    # Given three images of one lesion, one of them on another side
-    folds = np.array([0, 0, 1, 1, 1])
+    # Given three images of one lesion, one of them on another side, and a fourth on none
+    folds = np.array([0, 0, 1, 1, 1, NO_SIDE])
 
     with pytest.raises(LeakedSplitError, match="3 images show a lesion"):
-        check_split(folds, ["a", "a", "a", "b", "c"], random_hashes(5))
+        check_split(folds, ["a", "a", "a", "b", "c", "a"], pairs())
 
 
 def test_the_leak_guard_refuses_a_near_duplicate_under_another_lesions_name() -> None:
-    hashes = random_hashes(4)
-    hashes[3] = hashes[0]
-
     with pytest.raises(LeakedSplitError, match="2 are near-duplicates"):
-        check_split(np.array([0, 0, 1, 1]), ["a", "b", "c", "d"], hashes)
+        check_split(np.array([0, 0, 1, 1]), ["a", "b", "c", "d"], pairs((0, 3)))
 
 
-def test_lesions_with_a_near_duplicate_in_another_fold_are_left_out_and_no_other_moves() -> None:
-    # Given a photograph under two names in two folds, and one under two names in one fold
-    hashes = random_hashes(6)
-    hashes[3], hashes[2] = hashes[0], hashes[1]
-    folds, lesions = np.array([0, 0, 0, 1, 1, 2]), ["a", "b", "c", "d", "d", "e"]
+@pytest.mark.parametrize(
+    ("judged", "sides"),
+    [
+        (0, [JUDGES, JUDGES, JUDGES, NO_SIDE, TRAINS, NO_SIDE, JUDGES]),
+        (1, [NO_SIDE, TRAINS, TRAINS, JUDGES, JUDGES, NO_SIDE, JUDGES]),
+        (2, [TRAINS, TRAINS, TRAINS, TRAINS, TRAINS, JUDGES, JUDGES]),
+        (None, [TRAINS, TRAINS, TRAINS, TRAINS, TRAINS, NO_SIDE, JUDGES]),
+    ],
+)
+def test_nothing_is_trained_on_that_is_a_near_duplicate_of_what_judges(judged: int | None, sides: list[int]) -> None:
+    # Given a photograph under two names in two folds, one under two names in one fold, and one that the gate set has
+    folds, lesions = np.array([0, 0, 0, 1, 1, 2, -1]), ["a", "b", "c", "d", "d", "e", "f"]
+    alike = pairs((0, 3), (1, 2), (5, 6))
 
-    apart = leave_out_duplicates(folds, lesions, hashes)
-
-    assert apart.tolist() == [-1, 0, 0, -1, -1, 2]
-    check_split(apart, lesions, hashes)
+    # If sides are chosen, then what is a near-duplicate of the judged fold or of the gate set trains no model
+    chosen = choose_sides(folds, lesions, alike, judged)
+    assert chosen.tolist() == sides
+    check_split(chosen, lesions, alike)
 
 
 def test_the_papers_split_leaks_and_leaves_the_gate_set_alone() -> None:
