@@ -44,6 +44,20 @@ class ArchiveOptions:
     priority: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    """Where the user wants everything listed that is odd, and by which option that is said."""
+
+    file: Path | None
+    option: str = "--problems"
+
+    def describe(self) -> str:
+        """Say which file has it all, as a sentence's subject."""
+        if self.file is not None:
+            return printable(str(self.file))
+        return "problems.csv in a folder given with --out" if self.option == "--out" else f"{self.option} FILE"
+
+
 def screen_archive(options: ArchiveOptions, *, workers: int | None, out: Path | None, as_json: bool) -> int:
     """Do `lesion-screen run`.
 
@@ -61,7 +75,9 @@ def screen_archive(options: ArchiveOptions, *, workers: int | None, out: Path | 
     archive = _open_archive(options, place)
     # On real servers too: whoever runs a cluster's first batch from here need not know of another command.
     engine, model = open_prepared(place, register=True)
-    submitted = _submit(engine, archive, options, model, console, out / "problems.csv" if out else None)
+    submitted = _submit(
+        engine, archive, options, model, console, _Listing(file=out and out / "problems.csv", option="--out")
+    )
     batch, status = get_batch(engine, submitted.batch), batch_status(engine, submitted.batch)
     if status.finished:
         if submitted.existed:
@@ -139,7 +155,7 @@ def foresee(options: ArchiveOptions, *, problems: Path | None) -> int:
     console, place = open_console(), read_place()
     with _reading(_open_archive(options, place), console) as (manifest, _):
         forecast = make_forecast(place, manifest)
-        _tell(console, manifest, manifest.problem_counts(), problems)
+        _tell(console, manifest, manifest.problem_counts(), _Listing(file=problems))
     print_forecast(console, forecast)
     print_json(forecast.as_json())
     return EXIT_DONE
@@ -159,7 +175,7 @@ def submit(options: ArchiveOptions, *, problems: Path | None) -> int:
     place = read_place()
     archive = _open_archive(options, place)
     engine, model = open_prepared(place, register=False)
-    submitted = _submit(engine, archive, options, model, console, problems)
+    submitted = _submit(engine, archive, options, model, console, _Listing(file=problems))
     if submitted.existed:
         console.print(f"Nothing was added: batch {submitted.batch} is this very archive under this very model.")
     # First of all: what was written is written, whether or not anybody can be rung.
@@ -238,7 +254,7 @@ def _submit(
     options: ArchiveOptions,
     model: str,
     console: Console,
-    problems: Path | None,
+    listing: _Listing,
 ) -> Submitted:
     settings = read_settings(ProducerSettings)
     with _reading(archive, console) as (manifest, meter):
@@ -255,7 +271,7 @@ def _submit(
             ),
             actor=name_actor(),
         )
-        _tell(console, manifest, submitted.problems, problems)
+        _tell(console, manifest, submitted.problems, listing)
     return submitted
 
 
@@ -265,10 +281,10 @@ def _reading(archive: Archive, console: Console) -> Iterator[tuple[Manifest, Met
         yield manifest, meter
 
 
-def _tell(console: Console, manifest: Manifest, counts: Mapping[str, int], problems: Path | None) -> None:
-    print_problems(console, counts, manifest.problems())
-    if problems is not None:
-        write_problems(problems, manifest.problems())
+def _tell(console: Console, manifest: Manifest, counts: Mapping[str, int], listing: _Listing) -> None:
+    print_problems(console, counts, manifest.problems(), whole=listing.describe())
+    if listing.file is not None:
+        write_problems(listing.file, manifest.problems(), option=listing.option)
     if manifest.ignored:
         kinds = ", ".join(f"{count:,} {printable(ending)}" for ending, count in manifest.ignored.items())
         console.print(f"Ignored files that are no images: {kinds}.", highlight=False)

@@ -81,12 +81,13 @@ def escape_cell(text: str | None) -> str:
 
 
 @contextmanager
-def replace_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+def replace_file(path: Path, *, binary: bool = False, option: str = "--out") -> Iterator[IO[Any]]:
     """Write a file whole or not at all, readable by its owner only.
 
     Args:
         path: Where; an older file is replaced at the end.
         binary: Open for bytes instead of UTF-8 text.
+        option: What the user named the place with.
 
     Yields:
         The file to write to.
@@ -98,7 +99,7 @@ def replace_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         number, name = tempfile.mkstemp(dir=path.parent, prefix=".lesion-screen-")
     except OSError as error:
-        raise _unwritable(error) from error
+        raise _unwritable(error, option) from error
     try:
         with os.fdopen(number, "wb") if binary else os.fdopen(number, "w", encoding="utf-8", newline="") as file:
             yield file
@@ -107,14 +108,14 @@ def replace_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         Path(name).replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        raise _unwritable(error) from error
+        raise _unwritable(error, option) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _unwritable(error: OSError) -> UsageProblem:
-    return UsageProblem(f"The output cannot be written ({error.strerror}); give another place with --out.")
+def _unwritable(error: OSError, option: str) -> UsageProblem:
+    return UsageProblem(f"The output cannot be written ({error.strerror}); give another place with {option}.")
 
 
 def _number(value: float | None) -> str:

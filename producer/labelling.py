@@ -130,7 +130,7 @@ class _Reader:
     """
 
     def __init__(self, file: Path) -> None:
-        self._table = open_table(file)
+        self._table = open_table(file, "The file of diagnoses", "its path")
         header = [name.strip().lower() for name in self._table.header]
         missing = [name for name in COLUMNS if name not in header]
         if missing:

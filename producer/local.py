@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from producer.broker import PrivateRedis
 from producer.children import Child, ChildPlan
@@ -18,6 +18,9 @@ from worker.contract import RENDERING_QUEUE, SCREENING_QUEUE, TRAINING_QUEUE
 #: A worker may take so long after SIGTERM to record what it has and to give its chunk back; its own limit is 30.
 _WORKER_GRACE = 40.0
 _FEEDER_GRACE = 10.0
+
+#: Held and filled with a process number as long as `lesion-screen serve` runs the stack, and more beside it.
+SERVICES_LOCK: Final = "serve.pid"
 
 _LOCK = "stack.lock"
 _ADDRESS = "stack.json"
@@ -251,6 +254,25 @@ def is_stack_running(home: Path) -> bool:
         return True
     finally:
         os.close(file)
+    return False
+
+
+def are_services_up(home: Path) -> bool:
+    """Say whether `lesion-screen up` or `serve` runs the services of a home.
+
+    Args:
+        home: Folder of the one-machine state.
+
+    Returns:
+        True where their lock is held.
+    """
+    try:
+        with (home / SERVICES_LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
     return False
 
 

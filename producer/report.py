@@ -65,13 +65,14 @@ def printable(text: str | None) -> str:
     return escape("".join(letter if letter.isprintable() else "�" for letter in plain))
 
 
-def print_problems(console: Console, counts: Mapping[str, int], problems: Iterable[Problem]) -> None:
+def print_problems(console: Console, counts: Mapping[str, int], problems: Iterable[Problem], *, whole: str) -> None:
     """Say what is odd in table and archive.
 
     Args:
         console: Where to.
         counts: Reason to count.
         problems: Streamed; only the first lines are read.
+        whole: Where all of them are, printable, as in "--problems FILE".
     """
     if not counts:
         return
@@ -86,20 +87,21 @@ def print_problems(console: Console, counts: Mapping[str, int], problems: Iterab
         shown += 1
     lines = sum(count for reason, count in counts.items() if reason not in _WITHOUT_LINE)
     if lines > shown:
-        console.print(f"  … and {lines - shown:,} more; problems.csv in the folder of --out lists all.")
+        console.print(f"  … and {lines - shown:,} more; {whole} lists all.", highlight=False)
 
 
-def write_problems(out: Path, problems: Iterable[Problem]) -> None:
+def write_problems(out: Path, problems: Iterable[Problem], *, option: str = "--problems") -> None:
     """Write every problem with its line and reason.
 
     Args:
         out: The file.
         problems: Streamed.
+        option: What the user named the file with.
 
     Raises:
         UsageProblem: If the file cannot be written.
     """
-    with replace_file(out) as file:
+    with replace_file(out, option=option) as file:
         writer = csv.writer(file)
         writer.writerow(("line", "reason", "image"))
         for problem in problems:

@@ -22,14 +22,12 @@ from db.settings import read_settings
 from producer.children import ChildPlan
 from producer.errors import EXIT_DONE, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_prepared, read_place
-from producer.local import LocalStack, child_environment
+from producer.local import SERVICES_LOCK, LocalStack, are_services_up, child_environment
 from producer.terminal import open_console, say_doing
 from worker.errors import WorkerError
 from worker.health import check_feeder, check_flower, check_training, check_worker
 from worker.monitor import MonitorSettings
 
-#: Held and filled with a process number as long as the services are up.
-_LOCK: Final = "serve.pid"
 _LOGIN: Final = "flower_basic_auth"
 _LOGIN_SETTING: Final = "FLOWER_BASIC_AUTH"
 _PASSWORD_BYTES: Final = 18
@@ -94,7 +92,7 @@ def up(*, workers: int) -> int:
         ServiceProblem: If a part does not come up.
     """
     place, console = _place_of_one_machine(), open_console()
-    if _is_up(place.home):
+    if are_services_up(place.home):
         raise UsageProblem("The services are up already; `lesion-screen down` stops them.")
     _provide_login(place.home)
     _insist_on_port()
@@ -138,13 +136,13 @@ def down() -> int:
         ServiceProblem: If they do not end.
     """
     place, console = _place_of_one_machine(), open_console()
-    if not _is_up(place.home):
+    if not are_services_up(place.home):
         console.print("Nothing is up.")
         return EXIT_DONE
-    os.kill(int((place.home / _LOCK).read_text(encoding="ascii")), signal.SIGTERM)
+    os.kill(int((place.home / SERVICES_LOCK).read_text(encoding="ascii")), signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_SECONDS
     with say_doing(console, "Stopping"):
-        while _is_up(place.home):
+        while are_services_up(place.home):
             if time.monotonic() > deadline:
                 raise ServiceProblem("The services do not end; see logs/serve.log in the folder LESION_SCREEN_HOME.")
             time.sleep(_LOOK_SECONDS)
@@ -232,7 +230,7 @@ def _provide_login(home: Path) -> None:
 
 @contextmanager
 def _holding(home: Path) -> Iterator[None]:
-    file = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(home / SERVICES_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,14 +241,3 @@ def _holding(home: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def _is_up(home: Path) -> bool:
-    try:
-        with (home / _LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

@@ -44,11 +44,13 @@ class TableRow:
     reason: str | None = None
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path, called: str = "The metadata table", named: str = "the path given with --metadata") -> Table:
     """Look at a table's encoding and header.
 
     Args:
         path: The table.
+        called: What it is to the user, to begin a sentence with.
+        named: How the user named it.
 
     Returns:
         How to read it.
@@ -57,33 +59,32 @@ def open_table(path: Path) -> Table:
         TableProblem: If it is not readable, empty, UTF-16, or has a column name twice.
     """
     try:
-        encoding = _find_encoding(path)
+        encoding = _find_encoding(path, called)
         with path.open(encoding=encoding, newline="") as file:
             first = file.readline(_LONGEST_HEADER)
     except OSError:
-        raise TableProblem("The metadata table cannot be opened; check the path given with --metadata.") from None
+        raise TableProblem(f"{called} cannot be opened; check {named}.") from None
     if not first.strip():
-        raise TableProblem("The metadata table is empty or begins with a blank line; its first line must name columns.")
+        raise TableProblem(f"{called} is empty or begins with a blank line; its first line must name columns.")
     if len(first) >= _LONGEST_HEADER or "\0" in first:
-        raise TableProblem("The metadata table has no header line; give a CSV file with --metadata.")
+        raise TableProblem(f"{called} has no header line; give a CSV file.")
     delimiter = max(",;\t", key=first.count)
     header = tuple(cell.strip() for cell in next(csv.reader([first], delimiter=delimiter)))
     twice = sorted(name for name, times in Counter(header).items() if name and times > 1)
     if twice:
         raise TableProblem(
-            f"The metadata table names a column twice ({', '.join(twice)}); "
-            "rename one of them in the first line and run again."
+            f"{called} names a column twice ({', '.join(twice)}); rename one of them in the first line and run again."
         )
     return Table(path=path, encoding=encoding, delimiter=delimiter, header=header)
 
 
-def _find_encoding(path: Path) -> str:
+def _find_encoding(path: Path, called: str) -> str:
     # The whole file, block by block: one Latin-1 name in the last row of a gigabyte would stop us in the middle.
     decoder = codecs.getincrementaldecoder("utf-8")()
     with path.open("rb") as file:
         block = file.read(_BLOCK)
         if block.startswith(_UTF16):
-            raise TableProblem("The metadata table is written in UTF-16; save it as CSV UTF-8 and run again.")
+            raise TableProblem(f"{called} is written in UTF-16; save it as CSV UTF-8 and run again.")
         try:
             while block:
                 decoder.decode(block)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from sqlalchemy import Engine, text
 
 from db.chunks import Rejected, Scored, claim_chunk, record_results
@@ -24,6 +28,7 @@ from db.runs import cancel_run, claim_run, queue_run, report_epoch
 from db.tables import CLASSES
 from producer import inspection, training
 from producer.cli import cli
+from producer.ledger import read_place
 from producer.progress import await_batch
 from producer.terminal import open_console
 
@@ -112,6 +117,54 @@ def test_submit_lists_every_odd_row_where_it_is_asked_to(door: Door, tmp_path: P
     door("submit", door.root, "--problems", tmp_path / "p.csv")
 
     assert (tmp_path / "p.csv").read_text().splitlines()[:2] == ["line,reason,image", "3,bad_age,i2"]
+
+
+def test_hints_name_options_that_the_command_has(door: Door, tmp_path: Path) -> None:
+    # Given a table with more odd rows than are shown
+    rows = "".join(f"i{number},abc\n" for number in range(20))
+    (door.root / "metadata.csv").write_text(f"isic_id,age_approx\n{rows}")
+    (tmp_path / "file").write_bytes(b"")
+
+    # If it is submitted with and without a place for them, then that place is named
+    assert "--problems FILE lists all" in door("submit", door.root, "--dry-run").stderr
+    told = door("submit", door.root, "--problems", tmp_path / "p.csv").stderr
+    assert "p.csv lists all" in told.replace("\n", "")
+
+    # If diagnoses are in no file that can be read, then no table of metadata is spoken of
+    for name in ("nowhere.csv", "file"):
+        refused = door("label", 1, tmp_path / name, code=2).stderr
+        assert refused.startswith("Error: The file of diagnoses ")
+        assert "--metadata" not in refused
+
+    # If an output cannot be written, then its option is named
+    (tmp_path / "dx.csv").write_text("image_id,dx,dx_type,who,when\n")
+    for command in (("submit", door.root), ("label", 1, tmp_path / "dx.csv")):
+        refused = door(*command, "--problems", tmp_path / "file" / "p.csv", code=2).stderr
+        assert "give another place with --problems" in refused
+
+
+def test_training_beside_services_that_are_up_waits_for_their_worker(
+    door: Door, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given services that are up, and then workers of another command alone
+    home = tmp_path / "home"
+    monkeypatch.setattr(training, "_await_run", lambda *_: None)
+    said = []
+    for services in (True, False):
+        with ExitStack() as held:
+            for name in ("stack.lock", *["serve.pid"] * services):
+                file = held.enter_context((home / name).open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+
+            # If a run is to be trained here
+            run = queue_run(door.engine, {}, "me")
+            console = Console(record=True, width=200, file=io.StringIO())
+            training._train_here(door.engine, read_place(), run, console)
+            said.append(console.export_text())
+
+    # Then it is said who trains it, and when
+    assert "their training worker takes the run" in said[0]
+    assert "the run begins once that has ended" in said[1]
 
 
 def test_submit_with_redis_away_saves_everything_and_ends_with_3(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
