@@ -182,7 +182,10 @@ def submit(
 @click.option("--watch", is_flag=True, help="Go on until no item is open.")
 @_json
 def status(batch: int | None, watch: bool, as_json: bool) -> int:
-    """Count BATCH, or the newest one, by outcome."""
+    """Count BATCH by outcome, or list every batch with its counts.
+
+    With --watch or --json it is the newest one that counts where none is named.
+    """
     from producer import inspection
 
     return inspection.show_status(batch, watch=watch, as_json=as_json)

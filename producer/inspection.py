@@ -11,6 +11,7 @@ from db.batches import get_batch
 from db.control import cancel_batch, pause_batch, retry_batch
 from db.health import check_batch
 from db.results import ReportRow, count_digests
+from db.summaries import list_summaries
 from db.tables import ItemState
 from producer.drift import read_drift
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageProblem
@@ -19,7 +20,7 @@ from producer.ledger import Place, open_existing, read_place
 from producer.meter import Meter
 from producer.progress import ProgressBar, await_batch, count_outcomes
 from producer.rehash import rehash_files
-from producer.report import printable, status_table, write_summary
+from producer.report import printable, status_table, summaries_table, write_summary
 from producer.status import batch_status, find_batch_row
 from producer.terminal import name_actor, open_console, print_json
 
@@ -41,7 +42,7 @@ def show_status(batch_id: int | None, *, watch: bool, as_json: bool) -> int:
     """Do `lesion-screen status`.
 
     Args:
-        batch_id: The batch; None means the newest.
+        batch_id: The batch; None means all, and the newest where it is watched or told to a program.
         watch: Go on until no item is open.
         as_json: Print JSON, with `watch` a line a second.
 
@@ -55,11 +56,14 @@ def show_status(batch_id: int | None, *, watch: bool, as_json: bool) -> int:
         warning, drift = read_drift(engine, batch.id)
         if as_json:
             print_json({**status.as_json(), "drift": drift})
+            return EXIT_DONE
+        console = Console()
+        if batch_id is None:
+            console.print(summaries_table(list_summaries(engine)))
         else:
-            console = Console()
             console.print(status_table(status, batch.state.value, printable(batch.name)))
-            if warning:
-                console.print(warning, highlight=False)
+        if warning:
+            console.print(warning, highlight=False)
         return EXIT_DONE
     if as_json:
         await_batch(engine, batch.id, keep_running=_nothing, on_status=lambda status: print_json(status.as_json()))

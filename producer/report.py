@@ -17,6 +17,7 @@ from db.batches import get_batch
 from db.counts import count_items
 from db.models import get_model
 from db.results import rank_malignant
+from db.summaries import BatchSummary
 from producer.drift import read_drift
 from producer.export import NOTICE, SCHEMA_VERSION, escape_cell, export_csv, model_prior, replace_file
 from producer.manifest import Problem
@@ -48,6 +49,9 @@ _PLAIN = {
     "study_not_listed": "studies that the PACS did not list (not screened; the same command asks for them again)",
     "no_uid": "entries of the PACS that no UID names (not screened)",
 }
+#: Counts of a batch, in the order in which they are shown.
+_COUNTED = ("found", "open", "done", "referred", "rejected", "quarantined")
+
 #: Of these no line of a table is to blame.
 _WITHOUT_LINE = frozenset({"image_without_row", "unreadable_folder", "study_not_listed", "no_uid"})
 
@@ -150,20 +154,42 @@ def status_table(status: Status, state: str, name: str) -> Table:
         A table for the console.
     """
     table = Table(
-        title=f"Batch {status.batch} ({name}), {_progress(status, state)}",
+        title=f"Batch {status.batch} ({name}), {_progress(state, finished=status.finished)}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in ("found", "open", "done", "referred", "rejected", "quarantined", "seconds", "images/s"):
+    for column in (*_COUNTED, "seconds", "images/s"):
         table.add_column(column, justify="right")
-    numbers = (status.found, status.open, status.done, status.referred, status.rejected, status.quarantined)
-    table.add_row(*(f"{number:,}" for number in numbers), f"{status.seconds:,.1f}", f"{status.images_per_second:,.1f}")
+    counts = (f"{getattr(status, name):,}" for name in _COUNTED)
+    table.add_row(*counts, f"{status.seconds:,.1f}", f"{status.images_per_second:,.1f}")
     return table
 
 
-def _progress(status: Status, state: str) -> str:
-    return "finished" if status.finished and state == "open" else state
+def summaries_table(summaries: Iterable[BatchSummary]) -> Table:
+    """Lay batches out, a line each.
+
+    Args:
+        summaries: The batches.
+
+    Returns:
+        A table for the console.
+    """
+    # Narrow, so that 80 columns have room for a name.
+    table = Table(title="Batches, the newest last", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("batch", "name", "state", *_COUNTED):
+        table.add_column(
+            column, justify="right" if column in _COUNTED else "left", no_wrap=column != "name", overflow="fold"
+        )
+    for row in summaries:
+        counts = (f"{getattr(row, name):,}" for name in _COUNTED)
+        state = _progress(row.state.value, finished=row.open == 0)
+        table.add_row(str(row.id), printable(row.name), state, *counts)
+    return table
+
+
+def _progress(state: str, *, finished: bool) -> str:
+    return "finished" if finished and state == "open" else state
 
 
 def write_results(engine: Engine, batch_id: int, folder: Path, extra: Mapping[str, Any]) -> None:

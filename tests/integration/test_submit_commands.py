@@ -180,6 +180,25 @@ def test_submit_with_redis_away_saves_everything_and_ends_with_3(door: Door, mon
     door("run", door.root, code=3)
 
 
+def test_status_lists_every_batch_with_its_counts(door: Door) -> None:
+    # Given a finished batch and a paused one
+    first = door.submit()
+    door.screen(first)
+    (door.root / "more.jpg").write_bytes(b"more")
+    second = door.submit()
+    door("pause", second)
+
+    # If no batch is named, then each has a line, the newest last, with its counts
+    lines = [line.split() for line in door("status").stdout.splitlines()]
+    rows = [line for line in lines if line and line[0].isdecimal()]
+    assert rows == [
+        [str(first), "archive", "finished", "7", "0", "5", "0", "2", "0"],
+        [str(second), "archive", "paused", "8", "8", "0", "0", "0", "0"],
+    ]
+    # And programs are told of the newest, as ever
+    assert json.loads(door("status", "--json").stdout)["batch"] == second
+
+
 @pytest.mark.parametrize("command", ["run", "submit", "status"])
 def test_a_database_that_is_away_ends_with_3(door: Door, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_URL", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
