@@ -88,6 +88,9 @@ class Backbone:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: Least height and width in pixels of these: smaller images vanish before the last map.
+LEAST_SIZES: Final[Mapping[str, int]] = {"InceptionResNetV2": 75}
+
 #: The cuts of the paper's Table 8, which counts layers as Keras 2 did; the last four are inferred from their order.
 _MOBILENET_V3_LARGE_CUTS: Final = {
     LAST: Cut(layer="conv_1_bn", activation=True),

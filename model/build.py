@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -15,17 +16,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.calibration import OperatingPoint, ReferralThresholds
-from model.crossfit import HeldOut
-from model.dataset import LabelledImage, digest_data, load_images
+from model.crossfit import PARTS, HeldOut
+from model.dataset import LabelledImage, digest_data, insist_on_classes, load_images
+from model.duplicates import hash_images, near_duplicates
 from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
 from model.familiarity import MEASURED, FeatureSpace, fit_spaces, measure_distance
+from model.labels import CLASSES
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig, build_network, join_networks, shift_logits
 from model.reference import Reference, make_reference
 from model.report import Evaluation
-from model.splits import FOLDS, GATE_MODULUS, assign_folds, lesion_hash
+from model.splits import FOLDS, GATE_MODULUS, TRAINS, assign_folds, check_split, choose_sides, lesion_hash
 from model.starting import StartWeights
 from model.training import Progress, Trainer, TrainingConfig, TrainingSet
 
@@ -89,7 +92,8 @@ class BuiltModel:
 class Workshop:
     """Labelled images and a run folder: trains and judges folds, and goes on where it was killed.
 
-    The gate set is left out of everything.
+    The gate set is left out of everything, and near-duplicates of what judges a network train it not, whatever lesion
+    they are said to show.
 
     Args:
         rows: Labelled images, see `model.dataset.read_labels`.
@@ -100,7 +104,8 @@ class Workshop:
             MobileNetV2 "fold-0-MobileNetV2" … "whole-MobileNetV2") and its progress.
 
     Raises:
-        TrainingDataError: The run folder belongs to another configuration or other images.
+        TrainingDataError: The run folder belongs to another configuration or other images, or there are too few
+            lesions of a class.
     """
 
     def __init__(
@@ -112,8 +117,10 @@ class Workshop:
         run: Path,
         report: Callable[[str, Progress], None],
     ) -> None:
+        insist_on_classes(rows)
         self.config, self.weights, self.run, self.report = config, weights, run, report
         folds = assign_folds([row.lesion_id for row in rows], np.array([row.label for row in rows]))
+        self._all, self._sides_of_all = list(rows), folds
         self.rows = [row for row, fold in zip(rows, folds, strict=True) if fold >= 0]
         self.folds = folds[folds >= 0]
         self.labels = np.array([row.label for row in self.rows], np.int64)
@@ -154,17 +161,41 @@ class Workshop:
             logits_without_metadata=np.concatenate([part["without"] for part in parts]),
         )
 
+    def insist_on_judges(self, folds: Sequence[int] = range(FOLDS)) -> None:
+        """Refuse folds that cannot calibrate and judge a model, before hours are spent on one.
+
+        Raises:
+            TrainingDataError: A class is missing in `folds` together or in what is trained on for one of them, or they
+                are one fold that cannot be cut into the parts of `model.crossfit.cross_fit`.
+        """
+        places = {f"in fold {', '.join(map(str, folds))}": np.isin(self.folds, folds)}
+        places |= {f"outside fold {fold}": self.folds != fold for fold in folds}
+        for place, held in places.items():
+            counts = np.bincount(self.labels[held], minlength=len(CLASSES))
+            missing = [name for name, count in zip(CLASSES, counts, strict=True) if not count]
+            if missing:
+                raise TrainingDataError(f"There is no image of {', '.join(missing)} {place}: label more of them.")
+        if len({*folds}) == 1 and np.bincount(self.labels[self.folds == folds[0]]).max() < PARTS:
+            raise TrainingDataError(
+                f"Fold {folds[0]} is too small to be calibrated and judged alone: judge all {FOLDS}, or label more."
+            )
+
     def build(self, fold: int | None = None) -> BuiltModel:
         """Train the model to ship.
 
         Args:
             fold: None cross-validates, takes thresholds from all five folds and trains on all of them; a number
                 trains on the other four folds and takes everything from this one, in a fifth of the time.
+
+        Raises:
+            TrainingDataError: As `insist_on_judges`.
         """
         # Where nothing is drawn, nobody waits for matplotlib.
         from model.plots import plot_curves, read_curves, write_evaluation, write_figure
 
-        held_out = self.cross_validate(range(FOLDS) if fold is None else [fold])
+        judges = range(FOLDS) if fold is None else [fold]
+        self.insist_on_judges(judges)
+        held_out = self.cross_validate(judges)
         fitted, evaluation = evaluate_out_of_fold(held_out)
         write_evaluation(fitted.verdicts, self.run / PLOTS_FOLDER)
         network, training = self._train(fold), self._others(fold)
@@ -186,7 +217,12 @@ class Workshop:
         )
 
     def train_parts(self, fold: int | None = None) -> None:
-        """Train every network that `build` takes, and judge none: for a machine that can do no more."""
+        """Train every network that `build` takes, and judge none: for a machine that can do no more.
+
+        Raises:
+            TrainingDataError: As `insist_on_judges`.
+        """
+        self.insist_on_judges(range(FOLDS) if fold is None else [fold])
         for part in [*range(FOLDS), None] if fold is None else [fold]:
             self._train(part)
 
@@ -219,8 +255,22 @@ class Workshop:
         return f"{name}-{self.config.network.beside}" if second else name
 
     def _others(self, fold: int | None) -> NDArray[np.intp]:
-        """Return the rows of all folds but one, or of all."""
-        return np.flatnonzero(self.folds != (-1 if fold is None else fold))
+        """Return the rows of all folds but one, or of all, without near-duplicates of what judges."""
+        lesions = [row.lesion_id for row in self._all]
+        sides = choose_sides(self._sides_of_all, lesions, self._alike, fold)
+        check_split(sides, lesions, self._alike)
+        return np.flatnonzero(sides[self._sides_of_all >= 0] == TRAINS)
+
+    @cached_property
+    def _alike(self) -> NDArray[np.intp]:
+        """Pairs of near-duplicates among all rows, those of the gate set too; their hashes are kept with the run."""
+        names = "\n".join(row.image_id for row in self._all)
+        path = self.run / f"hashes-{hashlib.sha256(names.encode()).hexdigest()[:16]}.npy"
+        if not path.exists():
+            temporary = path.with_suffix(".partial.npy")
+            np.save(temporary, hash_images(self._all))
+            temporary.replace(path)
+        return near_duplicates(np.load(path, allow_pickle=False))
 
     def _train(self, fold: int | None) -> keras.Model:
         return join_networks([self._train_alone(second, fold) for second, _ in enumerate(self.config.network.members)])

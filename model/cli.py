@@ -230,8 +230,8 @@ def evaluate(data: Path, folder: Path | None, as_json: bool, plots: Path | None)
     click.echo(found.model_dump_json(indent=1) if as_json else evaluation_tables(found))
     training = classifier.manifest.training
     click.echo(
-        f"Model {classifier.digest} was trained on: {training.data} On images it was trained on these figures are too "
-        "good; those of its card are on lesions held out.",
+        f"Model {classifier.digest} was trained on: {training.data.rstrip('.')}. On images it was trained on these "
+        "figures are too good; those of its card are on lesions held out.",
         err=True,
     )
 
@@ -366,7 +366,9 @@ def cross_validate(data: Path, run: Path, weights: StartWeights, folds: tuple[in
     config = configure(**choices)
     with TrainingBars() as bars:
         workshop = Workshop(read_labels(data), config, weights=weights, run=run, report=bars.show)
-        held_out = workshop.cross_validate(folds or range(FOLDS))
+        judges = folds or range(FOLDS)
+        workshop.insist_on_judges(judges)
+        held_out = workshop.cross_validate(judges)
     _, evaluation = evaluate_out_of_fold(held_out)
     click.echo(evaluation.model_dump_json(indent=1))
 

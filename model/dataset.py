@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +19,17 @@ from model.errors import TrainingDataError
 from model.images import ObjectRoot, decode_image, read_image_bytes
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
+from model.splits import FOLDS
 
 METADATA_FILE: Final = "HAM10000_metadata.csv"
+#: What its first line must name, in any order; `dx_type` may be there too.
+_COLUMNS: Final = ("lesion_id", "image_id", "dx", "age", "sex", "localization")
 #: Width and height images are kept at while training: small enough for memory, larger than any crop needs.
 CACHED_SIZE: Final = (300, 225)
 MAX_IMAGE_BYTES: Final = 50 * 2**20
 THREADS: Final = 4
+#: Lesions of each class that a model is trained and judged with: two in each fold, fewer by what is in the gate set.
+LEAST_OF_A_CLASS: Final = 2 * FOLDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,34 +61,74 @@ def read_labels(folder: Path) -> list[LabelledImage]:
     """Read the metadata file and find each image.
 
     Raises:
-        TrainingDataError: Without a metadata file, an image, or with an unknown diagnosis.
+        TrainingDataError: Without a metadata file, or one that lacks a column, is not UTF-8 or is cut off; without an
+            image; or with an unknown diagnosis.
     """
     table = folder / METADATA_FILE
     if not table.is_file():
         raise TrainingDataError(f"No {METADATA_FILE} in the data folder: give the folder HAM10000 was unpacked into.")
-    files = {path.stem: path for path in folder.rglob("*.jpg")}
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        return [_read_row(folder, files, number, row) for number, row in enumerate(csv.DictReader(lines), start=2)]
+    lines = csv.DictReader(io.StringIO(_read_text(table), newline=""))
+    try:
+        missing = [name for name in _COLUMNS if name not in (lines.fieldnames or ())]
+        if missing:
+            raise TrainingDataError(
+                f"The first line of {METADATA_FILE} has no column {', '.join(missing)}: name the columns there, with "
+                "commas between them."
+            )
+        files = {path.stem: path for path in folder.rglob("*.jpg")}
+        return [_read_row(folder, files, number, row) for number, row in enumerate(lines, start=2)]
+    except csv.Error:
+        raise TrainingDataError(
+            f"Line {lines.reader.line_num} of {METADATA_FILE} cannot be read as CSV: look for a quotation mark that no "
+            "other one closes."
+        ) from None
 
 
-def _read_row(folder: Path, files: dict[str, Path], number: int, row: dict[str, str]) -> LabelledImage:
-    if row["dx"] not in CLASSES:
+def _read_text(table: Path) -> str:
+    data = table.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TrainingDataError(f"Line {line} of {METADATA_FILE} is not UTF-8: save the table as UTF-8.") from None
+
+
+def _read_row(folder: Path, files: dict[str, Path], number: int, row: dict[str, str | None]) -> LabelledImage:
+    found = {name: value for name in _COLUMNS if (value := row[name]) is not None}
+    if len(found) < len(_COLUMNS):
+        raise TrainingDataError(f"Line {number} of {METADATA_FILE} has fewer fields than the first: mend the line.")
+    if found["dx"] not in CLASSES:
         raise TrainingDataError(f"Line {number} of {METADATA_FILE} has a diagnosis that is not one of {CLASSES}.")
-    if row["image_id"] not in files:
+    if found["image_id"] not in files:
         raise TrainingDataError(f"Line {number} of {METADATA_FILE} names an image that is not in the data folder.")
     try:
-        age: float | None = float(row["age"])
+        age: float | None = float(found["age"])
     except ValueError:
         age = None
     return LabelledImage(
         root=folder,
-        path=files[row["image_id"]].relative_to(folder).as_posix(),
-        image_id=row["image_id"],
-        lesion_id=row["lesion_id"],
-        label=CLASSES.index(row["dx"]),
-        patient=PatientMetadata(age=age, sex=row["sex"], localization=row["localization"]),
+        path=files[found["image_id"]].relative_to(folder).as_posix(),
+        image_id=found["image_id"],
+        lesion_id=found["lesion_id"],
+        label=CLASSES.index(found["dx"]),
+        patient=PatientMetadata(age=age, sex=found["sex"], localization=found["localization"]),
         dx_type=row.get("dx_type") or "",
     )
+
+
+def insist_on_classes(rows: Sequence[LabelledImage]) -> None:
+    """Refuse images of which no model can be trained and judged, before hours are spent on it.
+
+    Raises:
+        TrainingDataError: A class has fewer than `LEAST_OF_A_CLASS` lesions.
+    """
+    counts = Counter(label for _, label in {(row.lesion_id, row.label) for row in rows})
+    scarce = [f"{name} ({counts[index]})" for index, name in enumerate(CLASSES) if counts[index] < LEAST_OF_A_CLASS]
+    if scarce:
+        raise TrainingDataError(
+            f"There are too few lesions of {', '.join(scarce)}: a model needs {LEAST_OF_A_CLASS} of each class to be "
+            "trained and judged on others. Label more, or train on a data folder that has them."
+        )
 
 
 def load_images(rows: Sequence[LabelledImage], size: tuple[int, int] = CACHED_SIZE) -> NDArray[np.uint8]:

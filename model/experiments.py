@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.artifact import replace_file
-from model.backbones import BackboneName
+from model.backbones import LEAST_SIZES, BackboneName
 from model.bootstrap import Interval, LesionBootstrap
 from model.build import BuildConfig, Workshop
 from model.calibration import posterior
@@ -36,8 +36,6 @@ _Thing = TypeVar("_Thing")
 
 Split: TypeAlias = Literal["lesion", "leaky"]
 
-#: Smaller images vanish in these before the last map.
-_LEAST_SIZES: Final[Mapping[str, int]] = {"InceptionResNetV2": 75}
 #: Of an experiment's images so many are trained on at least: four folds of five, less the tenth that the plateau
 #: schedule watches.
 _TRAINED_SHARE: Final = 0.7
@@ -138,6 +136,9 @@ class LeakyWorkshop(Workshop):
         super().__init__(*arguments, **options)
         self.folds = leaky_folds([row.lesion_id for row in self.rows], self.labels)
 
+    def _others(self, fold: int | None) -> NDArray[np.intp]:
+        return np.flatnonzero(self.folds != (-1 if fold is None else fold))
+
 
 class Laboratory:
     """Labelled images and a folder: runs experiments, each once, and goes on where it was killed.
@@ -173,7 +174,7 @@ class Laboratory:
     def budget_of(self, backbone: BackboneName) -> Budget:
         """What a backbone is given."""
         given = ONE_STEP.model_copy(update={"size": self.budget.size}) if backbone in self.one_step else self.budget
-        least = _LEAST_SIZES.get(backbone, 0)
+        least = LEAST_SIZES.get(backbone, 0)
         return given if given.size is None else given.model_copy(update={"size": max(given.size, least)})
 
     def rows_of(self, budget: Budget) -> list[LabelledImage]:

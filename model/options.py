@@ -16,7 +16,12 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add what every command that trains by a recipe takes."""
     for option in (
         click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path)),
-        click.option("--run", required=True, type=click.Path(path_type=Path), help="Folder of checkpoints and curves."),
+        click.option(
+            "--run",
+            required=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder of checkpoints and curves.",
+        ),
         click.option("--recipe", default="default", show_default=True, help="See `lesion-model recipes`."),
         click.option("--backbone", help="Another backbone than the recipe's."),
         click.option("--input-size", type=click.IntRange(32, 1024), help="Another input size in pixels."),

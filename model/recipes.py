@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from model.architectures import recipe_network
-from model.backbones import BACKBONES, BackboneName
+from model.backbones import BACKBONES, LEAST_SIZES, BackboneName
 from model.build import BuildConfig
 from model.dataset import CACHED_SIZE
 from model.errors import ModelError
 from model.labels import CLASSES
 from model.training import Stage, TrainingConfig
+
+#: Height and width in pixels below which the backbones leave nothing of an image: they halve it five times.
+_LEAST_SIZE: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +124,18 @@ def parse_stages(text: str) -> list[tuple[int, int]]:
     """Read stages as people write them: epochs and image sizes in turn, such as "4x128,8x224".
 
     Raises:
-        ModelError: It is written otherwise.
+        ModelError: It is written otherwise, or a stage has no epoch or images of less than 32 pixels.
     """
     try:
-        return [(int(epochs), int(size)) for epochs, size in (part.split("x") for part in text.split(","))]
+        stages = [(int(epochs), int(size)) for epochs, size in (part.split("x") for part in text.split(","))]
     except ValueError:
-        raise ModelError('Stages are epochs and sizes in turn: give them as "4x128,8x224".') from None
+        stages = []
+    if not stages or any(epochs < 1 or size < _LEAST_SIZE for epochs, size in stages):
+        raise ModelError(
+            f"Stages are epochs, 1 or more, and sizes, {_LEAST_SIZE} pixels or more, in turn: give them as "
+            '"4x128,8x224".'
+        )
+    return stages
 
 
 def configure(
@@ -146,7 +155,7 @@ def configure(
             input size.
 
     Raises:
-        ModelError: There is no such recipe or backbone.
+        ModelError: There is no such recipe or backbone, or images are too small for the backbone.
     """
     if recipe not in RECIPES:
         raise ModelError(f"There is no recipe {recipe!r}; there are: {', '.join(RECIPES)}.")
@@ -161,6 +170,9 @@ def configure(
         sizes = tuple(Stage(epochs=epochs, size=size) for epochs, size in stages)
     if network.head == "flatten":
         sizes = tuple(stage.model_copy(update={"size": network.input_size}) for stage in sizes)
+    least = LEAST_SIZES.get(network.backbone, 0)
+    if min(network.input_size, *(stage.size for stage in sizes)) < least:
+        raise ModelError(f"{network.backbone} takes images of at least {least} pixels: give larger sizes.")
     return BuildConfig(
         recipe=f"{recipe}, version {chosen.version}",
         network=network,

@@ -180,7 +180,9 @@ def curves(run: Path, out: Path) -> None:
     """Plot the learning curves of a RUN folder, of all its parts that have trained an epoch."""
     from model.plots import plot_curves, read_curves, write_figure
 
-    write_figure(plot_curves(read_curves(run)), out)
+    figure = plot_curves(read_curves(run))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(figure, out)
     click.echo(f"Wrote {out}.")
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
 
 from model.build import BuildConfig, Workshop
 from model.card import read_card
 from model.classifier import Classifier
 from model.cli import main
-from model.dataset import read_labels
+from model.dataset import METADATA_FILE, read_labels
 from model.errors import TrainingDataError
 from model.network import NetworkConfig
 from model.recipes import RECIPES, configure
@@ -21,6 +25,7 @@ from model.splits import in_gate_set
 from model.starting import StartWeights
 from model.synthetic import synthesize_archive
 from model.training import Progress, Stage, TrainingConfig
+from tests.labelled import draw_labelled
 
 # The backbone with the fewest layers: building its graphs takes most of the time of these tests.
 NETWORK = NetworkConfig(backbone="MobileNet", input_size=32)
@@ -78,11 +83,97 @@ def test_folds_are_judged_by_networks_that_did_not_see_their_lesions_and_not_twi
     assert not any(in_gate_set(lesion) for lesion in held_out.lesion_ids)
 
 
+def test_a_near_duplicate_of_what_judges_a_network_does_not_train_it(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a photograph that is there again, smaller, as another lesion's of another fold, and as one of the gate set
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    rows = read_labels(data)
+    plain = workshop(data, tmp_path / "plain", Seen())
+    fold_of = dict(zip((row.lesion_id for row in plain.rows), plain.folds.tolist(), strict=True))
+    one = next(row for row in rows if fold_of.get(row.lesion_id) == 0)
+    two = next(row for row in rows if fold_of.get(row.lesion_id) == 1 and row.lesion_id != one.lesion_id)
+    three = next(row for row in rows if row.lesion_id not in fold_of)
+    for copy in (two, three):
+        with Image.open(data / one.path) as image:
+            image.resize((300, 225)).save(data / copy.path, quality=80)
+    trained: list[set[str]] = []
+
+    def train_on(self: Workshop, chosen: NDArray[np.intp], *_: object) -> keras.Model:
+        trained.append({self.rows[index].image_id for index in chosen})
+        raise StopIteration
+
+    monkeypatch.setattr(Workshop, "_train_on", train_on)
+
+    # If networks are trained for both folds, for a third one and on all
+    built = workshop(data, tmp_path / "run", Seen())
+    for fold in (0, 1, 2, None):
+        with pytest.raises(StopIteration):
+            built._train(fold)
+
+    # Then neither is where the other judges, nor anywhere, as the gate set judges every network in the end
+    assert all(not {one.image_id, two.image_id, three.image_id} & seen for seen in trained)
+    # And the others are there
+    sizes = [np.count_nonzero(built.folds != fold) for fold in (0, 1, 2)]
+    assert [len(seen) for seen in trained] == [sizes[0] - 1, sizes[1] - 1, sizes[2] - 2, len(built.folds) - 2]
+
+
 def test_a_run_folder_is_not_shared_by_two_recipes(images: Path, tmp_path: Path) -> None:
     workshop(images, tmp_path, Seen())
 
     with pytest.raises(TrainingDataError, match="another recipe"):
         workshop(images, tmp_path, Seen(), TRAINING.model_copy(update={"smoothing": 0.0}))
+
+
+@pytest.mark.parametrize("command", ["train", "cross-validate"])
+def test_data_without_a_diagnosis_is_refused_before_anything_is_trained(tmp_path: Path, command: str) -> None:
+    # Given images of enough lesions, but of nine dermatofibromas, and of no vascular lesion
+    draw_labelled(tmp_path / "data", lesions=12)
+    table = tmp_path / "data" / METADATA_FILE
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    scarce = [f"lesion-df-{number}," for number in range(9, 12)] + ["lesion-vasc"]
+    table.write_text("".join(line for line in lines if not line.startswith(tuple(scarce))), encoding="utf-8")
+    packed = ["--out", str(tmp_path / "model")] if command == "train" else []
+
+    # If a model is to be trained on them
+    asked = [command, str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--weights", "none", *packed]
+    answer = CliRunner().invoke(main, asked)
+
+    # Then one sentence says what is missing, and nothing was begun
+    assert answer.exit_code == 2, answer.output
+    assert "There are too few lesions of df (9), vasc (0): a model needs 10 of each class" in answer.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "cross-validate"])
+def test_a_fold_too_small_to_be_judged_alone_is_refused_before_anything_is_trained(
+    tmp_path: Path, command: str
+) -> None:
+    # Given few images, as many of each class
+    draw_labelled(tmp_path / "data", lesions=12)
+    packed = ["--out", str(tmp_path / "model")] if command == "train" else []
+    asked = [command, str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--weights", "none", *packed]
+
+    # If one fold of them is to judge a model
+    answer = CliRunner().invoke(main, [*asked, "--fold", "0"])
+
+    # Then one sentence says what to do instead, and nothing was trained
+    assert answer.exit_code == 2, answer.output
+    assert "too small to be calibrated and judged alone" in answer.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_folds_without_a_class_and_trainings_without_one_are_refused(images: Path, tmp_path: Path) -> None:
+    # Given a class that stands in one fold alone
+    made = workshop(images, tmp_path, Seen())
+    made.folds[made.labels == 5] = 2
+
+    # Then neither the others can judge it, nor can what judges it be trained
+    with pytest.raises(TrainingDataError, match="no image of nv in fold 0, 1"):
+        made.insist_on_judges([0, 1])
+    with pytest.raises(TrainingDataError, match="no image of nv outside fold 2"):
+        made.insist_on_judges(range(5))
 
 
 def test_the_plateau_schedule_watches_lesions_it_does_not_train_on(images: Path, tmp_path: Path) -> None:
@@ -118,11 +209,34 @@ def test_training_on_the_command_line_writes_an_artifact_that_loads(
     assert "exists already" in again.stderr
 
 
-def test_stages_that_say_nothing_are_a_usage_error(images: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(main, ["cross-validate", str(images), "--run", str(tmp_path), "--stages", "lots"])
+@pytest.mark.parametrize("stages", ["lots", "1x0", "0x32", "-3x32", "1x31", "4x128,0x224", ""])
+def test_stages_that_train_nothing_are_a_usage_error(images: Path, tmp_path: Path, stages: str) -> None:
+    run = tmp_path / "run"
+
+    answer = CliRunner().invoke(main, ["cross-validate", str(images), "--run", str(run), f"--stages={stages}"])
 
     assert answer.exit_code == 2
     assert "4x128,8x224" in answer.stderr
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("options", [["--input-size", "64"], ["--stages", "1x64,1x96"]])
+def test_images_too_small_for_a_backbone_are_a_usage_error(images: Path, tmp_path: Path, options: list[str]) -> None:
+    asked = ["cross-validate", str(images), "--run", str(tmp_path / "run"), "--backbone", "InceptionResNetV2"]
+
+    answer = CliRunner().invoke(main, [*asked, *options])
+
+    assert answer.exit_code == 2
+    assert "InceptionResNetV2 takes images of at least 75 pixels" in answer.stderr
+
+
+def test_a_file_is_no_run_folder(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("notes")
+
+    answer = CliRunner().invoke(main, ["cross-validate", str(images), "--run", str(tmp_path / "run")])
+
+    assert answer.exit_code == 2
+    assert "is a file" in answer.stderr
 
 
 @pytest.mark.usefixtures("eagerly")

@@ -138,7 +138,7 @@ def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Pat
     # And people get tables, and are told what the model was trained on
     shown = CliRunner().invoke(main, [*asked, "--plots", str(tmp_path / "plots" / "new")])
     assert "| malignant ROC AUC |" in shown.stdout
-    assert "was trained on: noise" in shown.stderr
+    assert "was trained on: noise. On images it was trained on these" in shown.stderr
     # And the plots they asked for
     names = {path.name for path in (tmp_path / "plots" / "new").iterdir()}
     assert names == {"confusion.png", "roc.png", "reliability.png"}
@@ -155,7 +155,7 @@ def test_the_curves_of_a_run_are_plotted_and_a_run_without_any_is_said_plainly(t
     (tmp_path / "run" / "fold-0" / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     # If both are asked for
-    out = str(tmp_path / "curves.png")
+    out = str(tmp_path / "plots" / "curves.png")
     drawn = CliRunner().invoke(main, ["curves", str(tmp_path / "run"), "--out", out])
     missing = CliRunner().invoke(main, ["curves", str(tmp_path / "empty"), "--out", str(tmp_path / "none.png")])
 
