@@ -16,12 +16,21 @@ from sqlalchemy import Engine
 
 from db.errors import SettingsError
 from db.labels import ConfirmedImage, confirmed_images
-from model.dataset import CACHED_SIZE, THREADS, LabelledImage, name_frame, name_image, read_image, read_labels
+from model.dataset import (
+    CACHED_SIZE,
+    THREADS,
+    LabelledImage,
+    insist_on_classes,
+    name_frame,
+    name_image,
+    read_image,
+    read_labels,
+)
 from model.errors import RejectedImage, TrainingDataError
 from model.images import ObjectRoot, decode_image
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
-from model.splits import FOLDS, assign_folds, in_gate_set
+from model.splits import assign_folds, in_gate_set
 from worker.settings import WorkerSettings
 
 #: The frozen data set in the run's folder: what the images are, and nothing that names a patient or a file.
@@ -111,7 +120,7 @@ def freeze_data(
     if frozen.exists():
         sound = _thaw(frozen, sound)
         left_out = Counter()
-    _insist_on_classes(sound)
+    insist_on_classes(sound)
     if not frozen.exists():
         _write(frozen, sound)
     return FrozenData(rows=tuple(sound), left_out=dict(left_out))
@@ -176,17 +185,6 @@ def _without(rows: list[LabelledImage], gate_set: Sequence[LabelledImage]) -> tu
     lesions = {row.lesion_id for row in rows if row.image_id in judged}
     kept = [row for row in rows if row.lesion_id not in lesions or in_gate_set(row.lesion_id)]
     return kept, len(rows) - len(kept)
-
-
-def _insist_on_classes(rows: Sequence[LabelledImage]) -> None:
-    lesions = {(row.lesion_id, row.label) for row in rows}
-    counts = Counter(label for _, label in lesions)
-    scarce = [f"{name} ({counts[index]})" for index, name in enumerate(CLASSES) if counts[index] < 2 * FOLDS]
-    if scarce:
-        raise TrainingDataError(
-            f"There are too few lesions of {', '.join(scarce)}: a model needs {2 * FOLDS} of each class to be trained "
-            "and judged on others. Label more, or train on a data folder."
-        )
 
 
 def _write(path: Path, rows: Sequence[LabelledImage]) -> None:
