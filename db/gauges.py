@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from db.clock import clock
 from db.liveness import count_running_workers, has_feeder
@@ -37,7 +37,8 @@ class Gauges:
     runs: Mapping[str, int]
     #: Leases that ran out and were taken over, of every chunk that is there.
     expiries: int
-    #: Leases that have run out and that nobody has taken over yet.
+    #: Leases that have run out and that nobody has taken over yet, of the batches that are open: what is paused waits
+    #: for nobody.
     expired: int
     #: Items of chunks that got an outcome lately, each second.
     images_per_second: float
@@ -66,7 +67,7 @@ def read_gauges(engine: Engine) -> Gauges:
             batches=_by_state(connection, Batch),
             runs=_by_state(connection, TrainingRun),
             expiries=connection.execute(select(func.coalesce(func.sum(Chunk.crashes), 0))).scalar_one(),
-            expired=_count(connection, Chunk.state == ChunkState.RUNNING, Chunk.lease_until <= clock()),
+            expired=_expired(connection),
             images_per_second=_rate(connection),
             latencies=_latencies(connection),
             working=count_running_workers(connection),
@@ -99,8 +100,13 @@ def _by_state(connection: Connection, table: type[Batch | TrainingRun]) -> dict[
     return {state.value: int(count) for state, count in connection.execute(query)}
 
 
-def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
-    return connection.execute(select(func.count()).where(*conditions)).scalar_one()
+def _expired(connection: Connection) -> int:
+    query = (
+        select(func.count())
+        .join_from(Chunk, Batch, Batch.id == Chunk.batch_id)
+        .where(Batch.state == BatchState.OPEN, Chunk.state == ChunkState.RUNNING, Chunk.lease_until <= clock())
+    )
+    return connection.execute(query).scalar_one()
 
 
 def _rate(connection: Connection) -> float:

@@ -88,7 +88,9 @@ def _metrics_of(gauges: Gauges) -> Iterable[Metric]:
     yield CounterMetricFamily(
         "lesion_screen_lease_expiries", "Leases that ran out and were taken over", value=gauges.expiries
     )
-    yield _single("lesion_screen_expired_chunks", "Chunks whose lease ran out and nobody has yet", gauges.expired)
+    yield _single(
+        "lesion_screen_expired_chunks", "Chunks of open batches whose lease ran out and nobody has yet", gauges.expired
+    )
     yield _single("lesion_screen_working_workers", "Workers that hold a live lease", gauges.working)
     yield _single("lesion_screen_feeder_up", "Whether a feeder feeds", gauges.feeding)
     latency = GaugeMetricFamily(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from db.control import cancel_batch, pause_batch
 from db.devices import DeviceRow, record_device
+from db.gauges import read_gauges
 from tests.monitoring import Flower, flower_of
 
 if TYPE_CHECKING:
@@ -83,6 +85,19 @@ def test_leases_that_ran_out_and_gpu_memory_are_counted(stack: Stack, scene: Sce
     assert found["lesion_screen_working_workers",] == 1
     assert found["lesion_screen_gpu_memory_bytes", "w2@test"] == 5 << 30
     assert found["lesion_screen_feeder_up",] == 0
+
+
+def test_what_is_paused_waits_for_nobody(scene: Scene) -> None:
+    # Given chunks whose workers were killed, one of a batch that goes on, and one each of those that were ended since
+    opened, *ended = [scene.open(1) for _ in range(3)]
+    for _, (chunk,) in (opened, *ended):
+        scene.claim(chunk)
+        scene.expire(chunk)
+    pause_batch(scene.engine, ended[0][0], "me")
+    cancel_batch(scene.engine, ended[1][0], "me")
+
+    # If the ledger is asked, then only the first is one that somebody has to take
+    assert read_gauges(scene.engine).expired == 1
 
 
 @pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
