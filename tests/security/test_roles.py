@@ -87,6 +87,7 @@ def test_an_archive_is_screened_and_read_under_the_roles(archive: Archive, stack
     stack.until(lambda: archive.counts(batch).open == 0)
     stack.until(lambda: archive.number("SELECT count(*) FROM drift") == 1)
     command("run", archive.root, code=1)
+    command("status")
     command("drift", batch)
     command("retry", batch)
     command("resume", batch, "--workers", "0", code=1)
