@@ -26,6 +26,7 @@ from model.dataset import (
     read_image,
     read_labels,
 )
+from model.duplicates import hash_images, near_duplicates
 from model.errors import RejectedImage, TrainingDataError
 from model.images import ObjectRoot, decode_image
 from model.labels import CLASSES
@@ -180,9 +181,9 @@ def _check(row: LabelledImage, *, by_digest: bool) -> LabelledImage | str:
 
 
 def _without(rows: list[LabelledImage], gate_set: Sequence[LabelledImage]) -> tuple[list[LabelledImage], int]:
-    """Take images of the gate set out, with all images of their lesions."""
-    judged = {row.image_id for row in gate_set}
-    lesions = {row.lesion_id for row in rows if row.image_id in judged}
+    """Take images of the gate set out, also where they are encoded anew, with all images of their lesions."""
+    alike = near_duplicates(hash_images([*gate_set, *rows])) if gate_set else ()
+    lesions = {rows[other - len(gate_set)].lesion_id for one, other in alike if one < len(gate_set) <= other}
     kept = [row for row in rows if row.lesion_id not in lesions or in_gate_set(row.lesion_id)]
     return kept, len(rows) - len(kept)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,8 +21,6 @@ from worker.settings import WorkerSettings
 from worker.training_data import DATA_FILE, freeze_data, read_gate_set
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from db.batches import ItemRow
     from tests.archive import Archive
 
@@ -145,10 +144,11 @@ def test_a_folder_is_read_where_it_can_be_and_an_archive_where_this_host_has_it(
     assert len(freeze_data(archive.engine, mapped, None, tmp_path / "y").rows) == IMAGES
 
 
+@pytest.mark.parametrize("anew", [False, True])
 def test_the_gate_sets_images_are_not_learned_from_whatever_their_lesions_are_called(
-    archive: Archive, tmp_path: Path
+    archive: Archive, tmp_path: Path, *, anew: bool
 ) -> None:
-    # Given a data folder that holds images of the gate set under names of its own
+    # Given a data folder that holds images of the gate set under names of its own, perhaps with other bytes
     draw_labelled(tmp_path / "judge")
     settings = WorkerSettings(gate_data=tmp_path / "judge")
     gate_set = read_gate_set(settings)
@@ -156,12 +156,15 @@ def test_the_gate_sets_images_are_not_learned_from_whatever_their_lesions_are_ca
     draw_labelled(tmp_path / "data")
     table = tmp_path / "data" / METADATA_FILE
     table.write_text(table.read_text(encoding="utf-8").replace("lesion-", "other-"), encoding="utf-8")
+    for path in (tmp_path / "data").glob("*.jpg") if anew else ():
+        data = path.read_bytes()
+        path.write_bytes(data[:2] + b"\xff\xfe\x00\x05new" + data[2:])
 
     # If it is frozen
     frozen = freeze_data(archive.engine, settings, str(tmp_path / "data"), tmp_path, gate_set)
 
     # Then none of what is learned from is one of them
-    learned = {row.image_id for row in frozen.rows if not in_gate_set(row.lesion_id)}
-    assert not learned & {row.image_id for row in gate_set}
+    learned = {Path(row.path).name for row in frozen.rows if not in_gate_set(row.lesion_id)}
+    assert not learned & {Path(row.path).name for row in gate_set}
     assert frozen.left_out["in_gate_set"] > 0
     assert len(frozen.rows) + frozen.left_out["in_gate_set"] == 7 * LESIONS
