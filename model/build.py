@@ -28,7 +28,7 @@ from model.metadata import UNKNOWN, encode_metadata
 from model.network import NetworkConfig, build_network, join_networks, shift_logits
 from model.reference import Reference, make_reference
 from model.report import Evaluation
-from model.splits import FOLDS, GATE_MODULUS, TRAINS, assign_folds, check_split, choose_sides, lesion_hash
+from model.splits import FOLDS, GATE_MODULUS, TRAINS, assign_folds, check_split, choose_sides, count_leaks, lesion_hash
 from model.starting import StartWeights
 from model.training import Progress, Trainer, TrainingConfig, TrainingSet
 
@@ -205,7 +205,7 @@ class Workshop:
         return BuiltModel(
             network=network,
             config=self.config,
-            held_out=f"{words}, grouped by lesion, stratified by diagnosis",
+            held_out=f"{words}, grouped by lesion, stratified by diagnosis{self._say_alike()}",
             data_digest=digest_data([self.rows[index] for index in training]),
             prior=held_out.prior,
             temperature=fitted.calibration.temperature,
@@ -260,6 +260,13 @@ class Workshop:
         sides = choose_sides(self._sides_of_all, lesions, self._alike, fold)
         check_split(sides, lesions, self._alike)
         return np.flatnonzero(sides[self._sides_of_all >= 0] == TRAINS)
+
+    def _say_alike(self) -> str:
+        lesions = [row.lesion_id for row in self._all]
+        # Each image a side of its own: then every pair of two lesions crosses.
+        _, images = count_leaks(np.arange(len(lesions)), lesions, self._alike)
+        said = "; no network was judged by a near-duplicate of what trained it"
+        return f"{said}, which concerns {images} images" if images else ""
 
     @cached_property
     def _alike(self) -> NDArray[np.intp]:
