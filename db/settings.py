@@ -58,7 +58,7 @@ class HomeSettings(StrictSettings):
 
     @property
     def store_path(self) -> Path:
-        """The folder of the artifact store, absolute; of one on object storage, this host's copy of what it has used."""
+        """The folder of the artifact store, absolute; of one on object storage, this host's copy of what it used."""
         folder = Path(self.store) if self.store and "://" not in self.store else self.home / "store"
         return folder.expanduser().absolute()
 

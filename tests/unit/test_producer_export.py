@@ -151,10 +151,12 @@ def test_problems_are_counted_and_the_first_lines_named() -> None:
     file = io.StringIO()
     problems = [Problem(line=number, reason="bad_age", image="SECRET") for number in range(2, 40)]
 
-    print_problems(Console(file=file, width=200), {"bad_age": 38, "image_without_row": 2}, problems)
+    print_problems(
+        Console(file=file, width=200), {"bad_age": 38, "image_without_row": 2}, problems, whole="--problems FILE"
+    )
 
     assert "line 2: bad_age" in file.getvalue()
-    assert "… and 28 more" in file.getvalue()
+    assert "… and 28 more; --problems FILE lists all." in file.getvalue()
     assert "SECRET" not in file.getvalue()
 
 

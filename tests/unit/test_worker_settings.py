@@ -51,9 +51,7 @@ def test_the_brokers_address_is_a_secret() -> None:
     assert "canary" not in repr(settings)
 
 
-@pytest.mark.parametrize(
-    "address", ["redis://h", "redis://h:6379/0", "rediss://:p%40ss@[::1]:6380/1?ssl_ca_certs=f"]
-)
+@pytest.mark.parametrize("address", ["redis://h", "redis://h:6379/0", "rediss://:p%40ss@[::1]:6380/1?ssl_ca_certs=f"])
 def test_an_address_of_a_redis_is_taken(address: str) -> None:
     settings = WorkerSettings.model_validate({"broker_url": address})
 
