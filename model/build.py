@@ -290,19 +290,31 @@ class Workshop:
             network = build_network(member)
             network.load_weights(path)
             return network
-        network = self._train_on(self._others(fold), second, name)
+        network = self._train_on(fold, second, name)
         temporary = path.with_name("partial.weights.h5")
         network.save_weights(temporary)
         temporary.replace(path)
         return network
 
-    def _train_on(self, chosen: NDArray[np.intp], second: int, name: str) -> keras.Model:
-        if self.config.training.drop_missing_ages:
-            chosen = np.array([index for index in chosen if self.rows[index].patient.age is not None])
-        validation = None
-        if self.config.training.schedule == "plateau":
-            watched = np.array([_is_watched(self.rows[index].lesion_id) for index in chosen])
-            chosen, validation = chosen[~watched], self._training_set(chosen[watched])
+    def choose_training(self, fold: int | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Choose the rows that a network learns from.
+
+        Args:
+            fold: Which judges it; None for none.
+
+        Returns:
+            Indices of `rows`: those it learns from, and those that only steer its schedule, none but for "plateau".
+        """
+        chosen, training = self._others(fold), self.config.training
+        if training.drop_missing_ages:
+            chosen = chosen[[self.rows[index].patient.age is not None for index in chosen]]
+        steers = training.schedule == "plateau"
+        watched = np.array([steers and _is_watched(self.rows[index].lesion_id) for index in chosen], bool)
+        return chosen[~watched], chosen[watched]
+
+    def _train_on(self, fold: int | None, second: int, name: str) -> keras.Model:
+        chosen, watched = self.choose_training(fold)
+        validation = self._training_set(watched) if self.config.training.schedule == "plateau" else None
         member, training = self.config.network.members[second], self.config.training
         trainer = Trainer(
             member,

@@ -104,7 +104,7 @@ class Finding(BaseModel):
         weights: What the backbone started from: "imagenet", "none", or a file's name.
         budget: What it was given.
         one_step: Whether it was given a single step, because the network is large and nothing accelerates it.
-        trained: Images in training, of one fold.
+        trained: Images that a network learned from, of one fold; those that only steer its schedule are none of them.
         judged: Images judged.
         lesions: Lesions judged.
         epochs: Epochs done, of one fold.
@@ -257,7 +257,7 @@ class Laboratory:
             weights=self.weights.name(experiment.network.backbone),
             budget=budget,
             one_step=experiment.network.backbone in self.one_step,
-            trained=int((workshop.folds != 0).sum()),
+            trained=len(workshop.choose_training(0)[0]),
             judged=int(judged.sum()),
             lesions=len({row.lesion_id for row, held in zip(workshop.rows, judged, strict=True) if held}),
             epochs=len(seconds) // budget.folds,

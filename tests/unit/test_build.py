@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,14 +18,14 @@ from model.build import BuildConfig, Workshop
 from model.card import read_card
 from model.classifier import Classifier
 from model.cli import main
-from model.dataset import METADATA_FILE, read_labels
+from model.dataset import METADATA_FILE, load_images, read_labels
 from model.errors import TrainingDataError
 from model.network import NetworkConfig
 from model.recipes import RECIPES, configure
 from model.splits import in_gate_set
 from model.starting import StartWeights
 from model.synthetic import synthesize_archive
-from model.training import Progress, Stage, TrainingConfig
+from model.training import Progress, Stage, Trainer, TrainingConfig, TrainingSet
 from tests.labelled import draw_labelled
 
 # The backbone with the fewest layers: building its graphs takes most of the time of these tests.
@@ -115,6 +116,7 @@ def test_a_near_duplicate_of_what_judges_a_network_does_not_train_it(
     # Then neither is where the other judges, nor anywhere, as the gate set judges every network in the end
     assert all(not {one.image_id, two.image_id, three.image_id} & seen for seen in trained)
     # And the others are there
+    assert "judged by a near-duplicate of what trained it, which concerns 3 images" in built._say_alike()
     sizes = [np.count_nonzero(built.folds != fold) for fold in (0, 1, 2)]
     assert [len(seen) for seen in trained] == [sizes[0] - 1, sizes[1] - 1, sizes[2] - 2, len(built.folds) - 2]
 
@@ -176,11 +178,36 @@ def test_folds_without_a_class_and_trainings_without_one_are_refused(images: Pat
         made.insist_on_judges(range(5))
 
 
-def test_the_plateau_schedule_watches_lesions_it_does_not_train_on(images: Path, tmp_path: Path) -> None:
-    training = TrainingConfig(stages=TRAINING.stages, schedule="plateau", ema=0)
+def test_the_plateau_schedule_watches_lesions_it_does_not_train_on(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a trainer that notes what it is given
+    given: list[TrainingSet] = []
 
-    workshop(images, tmp_path, Seen(), training).cross_validate([0])
+    class Noting(Trainer):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            given.extend(one for one in arguments if isinstance(one, TrainingSet))
+            super().__init__(*arguments, **options)
 
+    monkeypatch.setattr("model.build.Trainer", Noting)
+    training = TrainingConfig(stages=TRAINING.stages, schedule="plateau", ema=0, drop_missing_ages=True)
+
+    # If a network is trained
+    made = workshop(images, tmp_path, Seen(), training)
+    made.cross_validate([0])
+
+    # Then no lesion is on both sides, none of the judged ones on either, and all others with an age on one
+    pixels = load_images(made.rows, training.kept_size)
+    lesions = {shown.tobytes(): row.lesion_id for shown, row in zip(pixels, made.rows, strict=True)}
+    learned, watched = ({lesions[shown.tobytes()] for shown in one.images} for one in given)
+    judged = {row.lesion_id for row, fold in zip(made.rows, made.folds, strict=True) if fold == 0}
+    assert watched
+    assert not learned & watched
+    assert not judged & (learned | watched)
+    aged = [row for row, fold in zip(made.rows, made.folds, strict=True) if fold and row.patient.age is not None]
+    assert sum(len(one.labels) for one in given) == len(aged) < int((made.folds != 0).sum())
+    assert [len(one.labels) for one in given] == [len(rows) for rows in made.choose_training(0)]
+    # And its loss on the watched ones is kept
     (line,) = (tmp_path / "fold-0" / "curves.jsonl").read_text(encoding="utf-8").splitlines()
     assert np.isfinite(json.loads(line)["validation_loss"])
 

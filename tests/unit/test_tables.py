@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from model.errors import TrainingDiverged
 from model.experiments import BUDGETS, Budget, Experiment, Laboratory, judge, shorten
 from model.metadata import UNKNOWN
 from model.recipes import RECIPES
+from model.splits import assign_folds, lesion_hash
 from model.starting import StartWeights
 from model.table_report import write_tables
 from model.tables import LARGE, NUMBERS, TablesReport, plan_tables, repeat_tables
@@ -296,6 +298,25 @@ def test_a_training_that_diverges_is_a_row_that_says_so(
 
     assert "The training loss of epoch 1 is no number" in write_tables(report)
     assert report.findings[0].figures == {}
+
+
+def test_what_is_counted_as_trained_on_is_what_a_network_learned_from(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a recipe that leaves out who has no age, of whom there are some, and watches a ninth of the lesions
+    monkeypatch.setattr("model.build.Workshop.cross_validate", guess)
+    given = laboratory(data, tmp_path)
+    rows = [replace(row, patient=UNKNOWN) if number % 3 == 0 else row for number, row in enumerate(given.rows_of(TINY))]
+    monkeypatch.setattr(given, "rows_of", lambda _: rows)
+
+    # If it is tried
+    finding = given.run(experiment())
+
+    # Then neither are among the images it is said to have learned from
+    others = np.flatnonzero(assign_folds([row.lesion_id for row in rows], np.array([row.label for row in rows])) > 0)
+    aged = [rows[index] for index in others if rows[index].patient.age is not None]
+    learned = [row for row in aged if lesion_hash(row.lesion_id) % 10 != 1]
+    assert finding.trained == len(learned) < len(aged) < len(others)
 
 
 @pytest.mark.parametrize(
