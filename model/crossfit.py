@@ -58,7 +58,7 @@ class Verdicts:
     """What a model, thresholds and all, says about n labelled images; what an evaluation judges.
 
     Attributes:
-        uncalibrated: `(n, 7)` posteriors at temperature 1 and without offsets.
+        uncalibrated: `(n, 7)` posteriors at temperature 1, and without offsets unless `packed`.
         posteriors: `(n, 7)` calibrated posteriors.
         prior: `(7,)` class frequencies they assume.
         unfamiliar: `(n,)` referred because nothing like it was seen in training.
@@ -69,6 +69,8 @@ class Verdicts:
         patients: Age, sex and site of each.
         dx_types: How each diagnosis was made, or "".
         without_metadata: `(n, 7)` calibrated posteriors with all metadata removed, or None.
+        packed: Whether a packed model said this: the offsets of its calibration are part of its last bias, and nothing
+            states them, so that `uncalibrated` has them too.
     """
 
     uncalibrated: NDArray[np.float64]
@@ -82,6 +84,7 @@ class Verdicts:
     patients: Sequence[PatientMetadata]
     dx_types: Sequence[str]
     without_metadata: NDArray[np.float64] | None = None
+    packed: bool = False
 
     @property
     def referred(self) -> NDArray[np.bool_]:
@@ -101,14 +104,18 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossFit:
-    """What held-out images yield: the values to ship, fitted to all of them, and verdicts that no row had a part in.
+    """What held-out images yield: the values to ship, fitted to all of them, and verdicts on each of them.
+
+    Calibration and referral thresholds of a row's verdict are fitted to other lesions. The operating point's threshold
+    is not: it is chosen on the scores of all rows, the judged ones among them.
 
     Attributes:
         calibration: Temperature and offsets fitted to all rows.
         calibrations: What each fold was judged with, fitted to the other folds.
         operating_point: Chosen on the cross-fitted scores of all rows.
         referral: Thresholds fitted to all rows, with the shares they refer there.
-        verdicts: Each row with the calibration and the referral thresholds of the other folds.
+        verdicts: Each row with the calibration and the referral thresholds of the other folds, at the operating point
+            of all.
     """
 
     calibration: Calibration
@@ -119,8 +126,10 @@ class CrossFit:
 
 
 def cross_fit(held_out: HeldOut) -> CrossFit:
-    """Fit calibration, operating point and referral thresholds, and judge no row by what was fitted to it.
+    """Fit calibration, operating point and referral thresholds, and judge each row.
 
+    No row is calibrated or referred by what was fitted to it. The threshold of the operating point is one number,
+    chosen on the cross-fitted scores of all rows: at it, the sensitivity by the score is the one that was asked for.
     With one fold alone, five parts of its lesions stand in for folds.
     """
     count = len(held_out.labels)

@@ -50,6 +50,7 @@ def judge_images(
     prior = np.asarray(manifest.prior)
     posteriors = np.array([one.probabilities for one in said])
     # The posterior is softmax(logits / T + log prior), so the logits are T log(posterior / prior), but for a constant.
+    # They have the offsets of the calibration in them, which the last bias carries.
     logits = manifest.calibration.temperature * np.log(np.maximum(posteriors, np.finfo(float).tiny) / prior)
     reasons = np.array([one.refer_reason or "" for one in said])
     return Verdicts(
@@ -63,4 +64,5 @@ def judge_images(
         lesion_ids=[row.lesion_id for row in rows],
         patients=[row.patient for row in rows],
         dx_types=[row.dx_type for row in rows],
+        packed=True,
     )

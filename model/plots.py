@@ -159,11 +159,13 @@ def _draw_roc(
 def plot_reliability(verdicts: Verdicts) -> Figure:
     """Plot how often the posterior's argmax, and the malignant score, are right at each confidence (Guo et al. 2017).
 
-    Both uncalibrated and calibrated, over the bins of the calibration error with at least five images; below, how
-    many images a bin holds. The bars take the images for independent.
+    Both uncalibrated (of a packed model: at temperature 1, with its offsets) and calibrated, over the bins of the
+    calibration error with at least five images; below, how many images a bin holds. The bars take the images for
+    independent.
     """
     figure = Figure((10.5, 7.5), _DPI, layout="constrained")
-    figure.suptitle(f"Reliability before and after calibration: {len(verdicts.labels):,} images")
+    what = "temperature, offsets in both" if verdicts.packed else "calibration"
+    figure.suptitle(f"Reliability before and after {what}: {len(verdicts.labels):,} images")
     malignant = np.isin(verdicts.labels, MALIGNANT_INDEX)
     axes = figure.subplots(2, 2, sharex="col", height_ratios=(3, 1))
     for one in axes.flat:

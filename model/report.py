@@ -181,7 +181,8 @@ class Curves(_Part):
         roc: By class, each against the rest, and of the malignant score ("malignant"): shares of negatives and of
             positives at or above a threshold, from (0, 0) to (1, 1). A class that is absent has none.
         flagged: The point of the malignant score's curve at the operating point.
-        reliability_before: Of the posterior's argmax ("top_class") and the malignant score, uncalibrated.
+        reliability_before: Of the posterior's argmax ("top_class") and the malignant score, uncalibrated; see
+            `Evaluation.calibration_before`.
         reliability: The same, calibrated.
     """
 
@@ -211,7 +212,9 @@ class Evaluation(_Part):
         metadata_gain: What metadata add to the balanced accuracy, on the same draws; None if not asked.
         classes: Figures of each class.
         confusion: `[true][diagnosed]` counts in the order of `CLASSES`.
-        calibration_before: At temperature 1 and without offsets.
+        calibration_before: At temperature 1. Where networks were cross-fitted, as on a model's card, without offsets
+            too; where `lesion-model evaluate` or the gate asked a packed model, with its offsets, which its last bias
+            carries: there the difference is what the temperature does.
         calibration: Calibrated by what no judged image had a part in.
         operating_point: At the stored threshold.
         referral: What is referred.

@@ -131,7 +131,8 @@ def test_a_model_is_judged_as_a_worker_would_score(artifact: Path, tmp_path: Pat
         assert verdicts.posteriors[index] == pytest.approx(alone.probabilities, abs=1e-5)
         assert CLASSES[verdicts.diagnoses[index]] == alone.diagnosis
         assert verdicts.referred[index] == alone.referred
-    # And at its own temperature the uncalibrated posteriors become the calibrated ones
+    # And at its own temperature the uncalibrated posteriors become the calibrated ones: they have its offsets
+    assert verdicts.packed
     logits = np.log(verdicts.uncalibrated / verdicts.prior)
     again = posterior(logits, verdicts.prior, classifier.manifest.calibration.temperature)
     assert again == pytest.approx(verdicts.posteriors, abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_the_reliability_diagram_shows_each_bin_before_and_after() -> None:
     truth = np.array(labels) == MEL
     for name, scores in (("before", made.uncalibrated[:, MEL]), ("after", made.posteriors[:, MEL])):
         assert f"{name}: calibration error {expected_calibration_error(scores, truth):.3f}" in labelled(malignant)
+
+
+def test_the_reliability_diagram_of_a_packed_model_claims_no_more_than_its_temperature() -> None:
+    made = verdicts([0.9, 0.1], [MEL, NV])
+
+    titles = [plot_reliability(one).get_suptitle() for one in (made, replace(made, packed=True))]
+
+    assert titles == [
+        "Reliability before and after calibration: 2 images",
+        "Reliability before and after temperature, offsets in both: 2 images",
+    ]
 
 
 def test_learning_curves_mark_where_the_images_grow_and_show_validation_where_there_was_one() -> None:
