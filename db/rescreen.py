@@ -70,7 +70,7 @@ def copy_batch(engine: Engine, batch_id: int, model_digest: str, actor: str) -> 
     get_model(engine, model_digest)
     batch = get_batch(engine, batch_id)
     if batch.manifest_digest is None or batch.manifest_digest.startswith(HALF_PURGED):
-        raise WrongBatchState(f"Batch {batch_id} does not hold its whole archive; submit that again.")
+        raise WrongBatchState(f"Batch {batch_id} does not hold its whole archive; submit its archive again.")
     existing = find_batch(engine, batch.manifest_digest, model_digest)
     if existing is not None:
         return Loaded(batch_id=existing, existed=True)
