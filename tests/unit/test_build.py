@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from numpy.typing import NDArray
 from PIL import Image
 
 from model.build import BuildConfig, Workshop
@@ -101,8 +100,8 @@ def test_a_near_duplicate_of_what_judges_a_network_does_not_train_it(
             image.resize((300, 225)).save(data / copy.path, quality=80)
     trained: list[set[str]] = []
 
-    def train_on(self: Workshop, chosen: NDArray[np.intp], *_: object) -> keras.Model:
-        trained.append({self.rows[index].image_id for index in chosen})
+    def train_on(self: Workshop, fold: int | None, *_: object) -> keras.Model:
+        trained.append({self.rows[index].image_id for index in self.choose_training(fold)[0]})
         raise StopIteration
 
     monkeypatch.setattr(Workshop, "_train_on", train_on)
