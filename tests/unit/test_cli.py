@@ -291,11 +291,18 @@ def test_services_that_are_told_to_stop_have_done_their_work(
             signal.raise_signal(number)
 
     engine = create_engine("sqlite://")
+    # What it draws is put into the environment, for its children.
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "operator:correct horse battery")
     monkeypatch.setattr(serving, "open_prepared", lambda *_, **__: (engine, "m"))
     monkeypatch.setattr(serving, "LocalStack", lambda *_, **__: Services())
 
     # If they are told to stop, then they stop in order, and that is no failure
-    result = _invoke("serve")
+    # (whatever these tests were started by: a job in the background ignores SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = _invoke("serve")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.exit_code, stopped) == (0, [True])
     assert "Nothing is lost" in result.stderr
     assert home.exists()
