@@ -14,6 +14,7 @@ from sqlalchemy import exc as sa
 
 from db.errors import EmptyLedger, LedgerError, NetworkFileSystem, SchemaMismatch, WriteRefused
 from db.migrations.revision import current_revision, head_revision
+from db.settings import full_path
 
 #: How SQLite speaks of a constraint of ours.
 _SQLITE_CONSTRAINT = re.compile(r"[A-Z ]+ constraint failed(: [\w., ]+)?")
@@ -98,7 +99,10 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
         raise LedgerError(
             "A SQLite ledger must be a file, as several processes share it; set DB_URL to sqlite:////path/ledger.sqlite."
         )
-    path = Path(url.database).expanduser().absolute()
+    try:
+        path = full_path(url.database)
+    except ValueError as error:
+        raise LedgerError(f"DB_URL: {error}.") from None
     # Patient data: what is created here is for its owner only; SQLite gives the WAL the same mode.
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_network_path(path.parent):

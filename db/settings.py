@@ -18,6 +18,25 @@ _SECRETS: Final = "/run/secrets"
 _SECRETS_FROM: Final = "CREDENTIALS_DIRECTORY"
 
 
+def full_path(path: Path | str) -> Path:
+    """Make a path absolute that no shell has expanded, as in a unit of systemd.
+
+    Args:
+        path: A path; "~" and "~name" at its begin are the homes of users.
+
+    Returns:
+        The same, absolute.
+
+    Raises:
+        ValueError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        # The name of a folder may be a person's, and is not repeated.
+        raise ValueError("the user after its ~ has no home here; give the path in full, from / on") from None
+
+
 class StrictSettings(BaseSettings):
     """Settings that refuse unknown environment variables carrying their prefix.
 
@@ -56,16 +75,27 @@ class HomeSettings(StrictSettings):
     #: Artifact store: a folder, or s3://bucket/prefix; a folder in the home where it is not given.
     store: str | None = None
 
+    @field_validator("home")
+    @classmethod
+    def expand_home(cls, home: Path) -> Path:
+        """Make the folder absolute."""
+        return full_path(home)
+
+    @field_validator("store")
+    @classmethod
+    def expand_store(cls, store: str | None) -> str | None:
+        """Make a folder absolute; object storage is left as it is."""
+        return str(full_path(store)) if store and "://" not in store else store
+
     @property
     def store_path(self) -> Path:
         """The folder of the artifact store, absolute; of one on object storage, this host's copy of what it used."""
-        folder = Path(self.store) if self.store and "://" not in self.store else self.home / "store"
-        return folder.expanduser().absolute()
+        return Path(self.store) if self.store and "://" not in self.store else self.home / "store"
 
     @property
     def ledger_url(self) -> str:
         """URL of the embedded ledger in the home folder."""
-        return f"sqlite:///{self.home.expanduser().absolute() / 'ledger.sqlite'}"
+        return f"sqlite:///{self.home / 'ledger.sqlite'}"
 
 
 class DbSettings(StrictSettings):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from db.settings import full_path
 from producer import objects, pacs
 from producer.dicom import NO_ITEMS, DicomRecord, read_file
 from producer.errors import ArchiveProblem, ServiceProblem, TableProblem
@@ -130,7 +131,7 @@ def open_archive(
 
 def _open_root(place: Path | str, endpoint: str | None, access: Access) -> Path | ObjectFolder | DicomWebPlace:
     if isinstance(place, Path):
-        folder = place.expanduser().resolve()
+        folder = _resolve(place, "archive")
         if not folder.is_dir():
             raise ArchiveProblem("The archive is not a folder that can be read; check the path.")
         return folder
@@ -141,6 +142,13 @@ def _open_root(place: Path | str, endpoint: str | None, access: Access) -> Path 
     return storage
 
 
+def _resolve(path: Path, what: str) -> Path:
+    try:
+        return full_path(path).resolve()
+    except ValueError as error:
+        raise ArchiveProblem(f"The path of the {what}: {error}.") from None
+
+
 def _find_source(
     root: Path | ObjectFolder | DicomWebPlace, metadata: Path | str | None, endpoint: str | None, *, named: bool
 ) -> tuple[ObjectFolder | None, str | None]:
@@ -149,7 +157,7 @@ def _find_source(
         folder, _, name = metadata.rpartition("/")
         return ObjectFolder.at(folder, endpoint), name
     if metadata is not None:
-        return None, str(metadata.expanduser().resolve())
+        return None, str(_resolve(metadata, "table"))
     if isinstance(root, Path):
         found = _find_table(root, named=named)
         return None, None if found is None else str(found.resolve())

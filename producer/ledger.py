@@ -53,9 +53,8 @@ def read_place() -> Place:
         SettingsError: If a variable is wrong.
     """
     home, db, worker = read_settings(HomeSettings), read_settings(DbSettings), read_settings(WorkerSettings)
-    folder = home.home.expanduser().absolute()
     return Place(
-        home=folder,
+        home=home.home,
         store=home.store_path,
         objects=ObjectFolder.at(home.store, worker.s3_endpoint) if home.store and is_address(home.store) else None,
         ledger_url=db.ledger_url(home),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from db.settings import full_path
 from producer.broker import PrivateRedis
 from producer.children import Child, ChildPlan
 from producer.errors import ServiceProblem, UsageProblem
@@ -233,46 +234,29 @@ def _worker_plan(name: str, queues: str, *, gpu: int) -> ChildPlan:
     return ChildPlan(name=name, command=command, grace=_WORKER_GRACE, settings=settings)
 
 
-def is_stack_running(home: Path) -> bool:
+def is_stack_running(home: Path, *, services: bool = False) -> bool:
     """Say whether some process runs the stack of a home.
 
     Args:
         home: Folder of the one-machine state.
+        services: Whether only `lesion-screen up` and `serve` count, which run more than a batch needs.
 
     Returns:
         True where its lock is held.
+
+    Raises:
+        ServiceProblem: If the folder cannot be looked into.
     """
     try:
-        file = os.open(home / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise ServiceProblem("The folder LESION_SCREEN_HOME cannot be used; check who owns it.") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
-
-
-def are_services_up(home: Path) -> bool:
-    """Say whether `lesion-screen up` or `serve` runs the services of a home.
-
-    Args:
-        home: Folder of the one-machine state.
-
-    Returns:
-        True where their lock is held.
-    """
-    try:
-        with (home / SERVICES_LOCK).open("rb") as file:
+        with (home / (SERVICES_LOCK if services else _LOCK)).open("rb") as file:
+            # Shared, so that two that look at once do not see each other.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise ServiceProblem("The folder LESION_SCREEN_HOME cannot be used; check who owns it.") from error
     return False
 
 
@@ -288,10 +272,10 @@ def child_environment(home: Path, environment: Mapping[str, str]) -> dict[str, s
     """
     made = dict(environment) | {"LESION_SCREEN_HOME": str(home)}
     if store := environment.get("LESION_SCREEN_STORE"):
-        made["LESION_SCREEN_STORE"] = store if "://" in store else str(Path(store).expanduser().absolute())
+        made["LESION_SCREEN_STORE"] = store if "://" in store else str(full_path(store))
     url = environment.get("DB_URL", "")
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
-        made["DB_URL"] = f"sqlite:///{Path(url.removeprefix('sqlite:///')).expanduser().absolute()}"
+        made["DB_URL"] = f"sqlite:///{full_path(url.removeprefix('sqlite:///'))}"
     # `python -m` looks into the current folder first, which may be an archive and hold a worker.py.
     made["PYTHONSAFEPATH"] = "1"
     # Celery: SIGTERM ends softly, the chunk at hand is recorded and given back.

@@ -22,7 +22,7 @@ from db.settings import read_settings
 from producer.children import ChildPlan
 from producer.errors import EXIT_DONE, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_prepared, read_place
-from producer.local import SERVICES_LOCK, LocalStack, are_services_up, child_environment
+from producer.local import SERVICES_LOCK, LocalStack, child_environment, is_stack_running
 from producer.terminal import open_console, say_doing
 from worker.errors import WorkerError
 from worker.health import check_feeder, check_flower, check_training, check_worker
@@ -92,7 +92,7 @@ def up(*, workers: int) -> int:
         ServiceProblem: If a part does not come up.
     """
     place, console = _place_of_one_machine(), open_console()
-    if are_services_up(place.home):
+    if is_stack_running(place.home, services=True):
         raise UsageProblem("The services are up already; `lesion-screen down` stops them.")
     _provide_login(place.home)
     _insist_on_port()
@@ -136,13 +136,13 @@ def down() -> int:
         ServiceProblem: If they do not end.
     """
     place, console = _place_of_one_machine(), open_console()
-    if not are_services_up(place.home):
+    if not is_stack_running(place.home, services=True):
         console.print("Nothing is up.")
         return EXIT_DONE
     os.kill(int((place.home / SERVICES_LOCK).read_text(encoding="ascii")), signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_SECONDS
     with say_doing(console, "Stopping"):
-        while are_services_up(place.home):
+        while is_stack_running(place.home, services=True):
             if time.monotonic() > deadline:
                 raise ServiceProblem("The services do not end; see logs/serve.log in the folder LESION_SCREEN_HOME.")
             time.sleep(_LOOK_SECONDS)

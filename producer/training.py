@@ -18,7 +18,7 @@ from db.session import TRANSIENT_ERRORS, is_transient
 from db.tables import RunState
 from producer.errors import EXIT_DONE, EXIT_SOME_FAILED, ServiceProblem, UsageProblem
 from producer.ledger import Place, open_existing, open_prepared, read_place
-from producer.local import LocalStack, are_services_up, is_stack_running
+from producer.local import LocalStack, is_stack_running
 from producer.meter import Meter
 from producer.progress import AWAY_SECONDS, LISTEN_SECONDS
 from producer.report import printable
@@ -89,7 +89,7 @@ def _train_here(engine: Engine, place: Place, run_id: int, console: Console) -> 
         return _await_run(engine, run_id, console, lambda: None)
     joined = is_stack_running(place.home)
     with LocalStack(place.home, workers=0, training=True) as stack:
-        if joined and are_services_up(place.home):
+        if joined and is_stack_running(place.home, services=True):
             console.print("The services of this home are up; their training worker takes the run.")
         elif joined:
             console.print("Another command runs the workers of this home; the run begins once that has ended.")

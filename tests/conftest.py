@@ -64,6 +64,16 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the commands of a test a home of their own, where `sqlite_url` lies, and no setting from outside."""
+    for name in ("DB_URL", "WORKER_BROKER_URL", "LESION_SCREEN_STORE", "PYTHONSAFEPATH"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """Name a SQLite ledger that is not there yet."""
     return f"sqlite:///{tmp_path / 'home' / 'ledger.sqlite'}"

@@ -50,6 +50,10 @@ class RunCheck(_Payload):
     run: _Key
 
 
+#: Epochs, and a size of 32 pixels or more: the backbones halve an image five times.
+_STAGE = r"[1-9]\d{0,3}x(3[2-9]|[4-9]\d|[1-9]\d{2,3})"
+
+
 class RunRequest(BaseModel):
     """What a training run is to do, as the ledger keeps it; nothing in it speaks of a patient."""
 
@@ -61,7 +65,7 @@ class RunRequest(BaseModel):
     #: Height and width in pixels when scoring.
     input_size: int | None = Field(default=None, ge=32, le=1024)
     #: Epochs and image sizes in turn, such as "4x128,8x224".
-    stages: str | None = Field(default=None, pattern=r"^[1-9]\d{0,3}x\d{2,4}(,[1-9]\d{0,3}x\d{2,4})*$")
+    stages: str | None = Field(default=None, pattern=rf"^{_STAGE}(,{_STAGE})*$")
     #: A folder in HAM10000's layout on the training worker's host; the ledger's confirmed diagnoses where it is None.
     data: str | None = None
     #: Digest of a registered model to go on from.

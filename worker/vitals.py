@@ -43,7 +43,7 @@ def vitals_path(node: str) -> Path:
     Returns:
         A file of this user's in the temporary folder.
     """
-    home = read_settings(HomeSettings).home.expanduser().absolute()
+    home = read_settings(HomeSettings).home
     digest = hashlib.sha256(f"{home}\n{node}".encode("utf-8", "surrogateescape")).hexdigest()
     return Path(tempfile.gettempdir()) / f"lesion-screen-{digest[:16]}.json"
 

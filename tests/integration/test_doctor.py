@@ -21,14 +21,7 @@ if TYPE_CHECKING:
     from tests.servers import RedisServer
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, and no setting from outside."""
-    for name in ("DB_URL", "WORKER_BROKER_URL", "LESION_SCREEN_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "home"
-    monkeypatch.setenv("LESION_SCREEN_HOME", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def examine(code: int = 0, *, quick: bool = True) -> dict[str, tuple[str, str]]:
@@ -40,9 +33,9 @@ def examine(code: int = 0, *, quick: bool = True) -> dict[str, tuple[str, str]]:
     return {one["part"]: (one["grade"], one["text"]) for one in told["findings"]}
 
 
-def test_a_machine_of_its_own_is_well(sqlite_ledger: Engine, home: Path) -> None:
+def test_a_machine_of_its_own_is_well(sqlite_ledger: Engine, own_home: Path) -> None:
     # Given a ledger with the shipped model in its store
-    register_shipped_model(sqlite_ledger, home / "store")
+    register_shipped_model(sqlite_ledger, own_home / "store")
 
     # If it is looked at, then everything is good, but for a GPU that may not be there
     found = examine(quick=False)
@@ -61,21 +54,21 @@ def test_before_the_first_archive_nothing_is_missing() -> None:
     assert "model" not in found
 
 
-def test_a_damaged_model_is_named(sqlite_ledger: Engine, home: Path) -> None:
-    register_shipped_model(sqlite_ledger, home / "store")
-    (weights,) = (home / "store" / "models").glob("*/weights.h5")
+def test_a_damaged_model_is_named(sqlite_ledger: Engine, own_home: Path) -> None:
+    register_shipped_model(sqlite_ledger, own_home / "store")
+    (weights,) = (own_home / "store" / "models").glob("*/weights.h5")
     weights.write_bytes(b"damaged")
 
     assert examine(1, quick=False)["model"][0] == "bad"
 
 
 def test_a_cluster_is_looked_at(
-    archive: Archive, redis_server: RedisServer, home: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, redis_server: RedisServer, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a cluster without a feeder, and a batch whose archive is not mounted here
     monkeypatch.setenv("DB_URL", archive.engine.url.render_as_string(hide_password=False))
     monkeypatch.setenv("WORKER_BROKER_URL", redis_server.url)
-    register_shipped_model(archive.engine, home / "store")
+    register_shipped_model(archive.engine, own_home / "store")
     batch = archive.load(archive.draw(1))
     with archive.engine.begin() as connection:
         connection.execute(text("UPDATE batch SET source = '/nowhere/Zauberfrau'"))
@@ -118,7 +111,7 @@ def test_a_ledger_that_cannot_be_opened_is_said_beside_the_rest(
     assert "redis" in found
 
 
-def test_a_home_that_others_may_read_is_odd(home: Path) -> None:
-    home.mkdir(mode=0o755)
-    home.chmod(0o755)
+def test_a_home_that_others_may_read_is_odd(own_home: Path) -> None:
+    own_home.mkdir(mode=0o755)
+    own_home.chmod(0o755)
     assert examine()["disk"][0] == "odd"

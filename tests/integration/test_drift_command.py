@@ -16,12 +16,9 @@ from worker.drift import measure_finished
 
 
 @pytest.fixture
-def scene(sqlite_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+def scene(sqlite_ledger: Engine, own_home: Path) -> Scene:
     """A ledger with a model that states a reference."""
-    for name in ("DB_URL", "WORKER_BROKER_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "home"))
-    Archive(engine=sqlite_ledger, root=tmp_path).activate_model()
+    Archive(engine=sqlite_ledger, root=own_home.parent).activate_model()
     return Scene(engine=sqlite_ledger)
 
 

@@ -20,19 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, and no setting from outside."""
-    for name in ("DB_URL", "WORKER_BROKER_URL", "LESION_SCREEN_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "home"
-    monkeypatch.setenv("LESION_SCREEN_HOME", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 @pytest.fixture
-def server(postgres_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def server(own_home: Path, postgres_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A server's ledger with an active model, as the settings name it."""
+    assert own_home
     Archive(engine=postgres_ledger, root=tmp_path / "archive").activate_model()
     monkeypatch.setenv("DB_URL", postgres_ledger.url.render_as_string(hide_password=False))
     return postgres_ledger
@@ -66,7 +60,7 @@ def test_a_servers_schema_is_left_to_whoever_runs_it(server: Engine) -> None:
 
 @pytest.mark.usefixtures("server")
 def test_a_server_with_a_model_is_not_registered_in_again(
-    registered: list[object], home: Path, monkeypatch: pytest.MonkeyPatch
+    registered: list[object], own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a cluster, whose models are in a store that this machine need not see
     monkeypatch.setenv("WORKER_BROKER_URL", "redis://127.0.0.1:1/0")
@@ -80,13 +74,13 @@ def test_a_server_with_a_model_is_not_registered_in_again(
     monkeypatch.delenv("WORKER_BROKER_URL")
     open_prepared(read_place(), register=True)[0].dispose()
     assert len(registered) == 1
-    (home / "store" / "models" / MODEL).mkdir(parents=True)
+    (own_home / "store" / "models" / MODEL).mkdir(parents=True)
     open_prepared(read_place(), register=True)[0].dispose()
     assert len(registered) == 1
 
 
 def test_an_empty_server_is_prepared_for_its_first_batch(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, home: Path
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, own_home: Path
 ) -> None:
     monkeypatch.setenv("DB_URL", postgres_url)
 
@@ -100,7 +94,7 @@ def test_an_empty_server_is_prepared_for_its_first_batch(
     engine.dispose()
     assert active is not None
     assert active.digest == model
-    assert (home / "store" / "models" / model).is_dir()
+    assert (own_home / "store" / "models" / model).is_dir()
 
 
 def test_one_machines_schema_goes_with_its_program(sqlite_ledger: Engine, registered: list[object]) -> None:

@@ -230,6 +230,7 @@ def test_what_cannot_be_asked_for_is_said_at_once(stack: Stack, tmp_path: Path) 
     for arguments, sentence in (
         (("--data", tmp_path / "data", "--labels-from-ledger"), "Give a folder with --data, or --labels-from-ledger"),
         (("--data", tmp_path / "data", "--stages", "lots"), "--stages cannot be read"),
+        (("--data", tmp_path / "data", "--stages", "2x64,1x31"), "--stages cannot be read"),
         (("--labels-from-ledger", "--from", "abcdef"), "no model version"),
     ):
         assert sentence in stack.command("train", *arguments, code=2).stderr

@@ -50,16 +50,6 @@ class Shelf:
         return b"no picture"
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, and no setting from outside."""
-    for name in ("DB_URL", "WORKER_BROKER_URL", "LESION_SCREEN_STORE", "PYTHONSAFEPATH"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "home"
-    monkeypatch.setenv("LESION_SCREEN_HOME", str(folder))
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with modules that bear our packages' names and leave a trace where one is run."""
@@ -71,8 +61,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_doctor_loads_the_model_by_our_own_program(sqlite_ledger: Engine, home: Path, here: Path) -> None:
-    register_shipped_model(sqlite_ledger, home / "store")
+def test_doctor_loads_the_model_by_our_own_program(sqlite_ledger: Engine, own_home: Path, here: Path) -> None:
+    register_shipped_model(sqlite_ledger, own_home / "store")
 
     told = CliRunner().invoke(cli, ["doctor"])
 
@@ -80,8 +70,8 @@ def test_doctor_loads_the_model_by_our_own_program(sqlite_ledger: Engine, home: 
     assert "repeats its golden prediction" in " ".join(told.stdout.split())
 
 
-def test_overlays_are_drawn_by_our_own_program(home: Path, here: Path) -> None:
-    with Blender(Shelf(), home) as blender:  # type: ignore[arg-type]
+def test_overlays_are_drawn_by_our_own_program(own_home: Path, here: Path) -> None:
+    with Blender(Shelf(), own_home) as blender:  # type: ignore[arg-type]
         drawn = blender.blend(FINDING)
 
     assert not (here / "trace").exists()
@@ -89,10 +79,10 @@ def test_overlays_are_drawn_by_our_own_program(home: Path, here: Path) -> None:
 
 
 def test_services_are_started_by_our_own_program(
-    sqlite_ledger: Engine, home: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_ledger: Engine, own_home: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a machine whose background process says only how it is used
-    register_shipped_model(sqlite_ledger, home / "store")
+    register_shipped_model(sqlite_ledger, own_home / "store")
     said: list[str] = []
 
     def start(command: list[str], **given: Any) -> None:

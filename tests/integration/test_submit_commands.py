@@ -83,12 +83,10 @@ def _row(digest: str) -> ResultRow:
 
 
 @pytest.fixture
-def door(sqlite_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Door:
+def door(sqlite_ledger: Engine, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Door:
     register_model(sqlite_ledger, digest=MODEL, name="m", backbone="b", metrics={"prior": PRIOR}, data_digest="0" * 64)
     activate_first(sqlite_ledger, MODEL, "test")
-    for name in ("DB_URL", "WORKER_BROKER_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "home"))
+    assert own_home
     monkeypatch.setenv("PRODUCER_CHUNK_ITEMS", "4")
     root = tmp_path / "archive"
     root.mkdir()

@@ -182,13 +182,10 @@ def test_a_damaged_append_only_file_does_not_keep_the_stack_down(tmp_path: Path)
 
 
 @pytest.fixture
-def home(sqlite_ledger: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(sqlite_ledger: Engine, own_home: Path) -> Path:
     """A home whose ledger is there, and a stack in it that is as light as can be."""
     assert sqlite_ledger
-    monkeypatch.delenv("DB_URL", raising=False)
-    monkeypatch.delenv("WORKER_BROKER_URL", raising=False)
-    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+    return own_home
 
 
 def test_a_home_has_one_stack_and_a_second_one_joins_and_takes_over(home: Path) -> None:

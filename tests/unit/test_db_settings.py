@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from db.errors import SettingsError
+from db.errors import LedgerError, SettingsError
+from db.session import open_ledger
 from db.settings import DbSettings, HomeSettings, read_settings
 
 
@@ -78,6 +79,17 @@ def test_a_tilde_is_the_users_home(
     home = read_settings(HomeSettings)
     assert home.store_path == tmp_path / place
     assert home.ledger_url == f"sqlite:///{tmp_path}/ls/ledger.sqlite"
+
+
+@pytest.mark.parametrize("name", ["LESION_SCREEN_HOME", "LESION_SCREEN_STORE", "DB_URL"])
+def test_a_tilde_of_nobody_is_said_without_the_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LESION_SCREEN_HOME", str(tmp_path))
+    monkeypatch.setenv(name, "sqlite:///~zauberfrau/ls" if name == "DB_URL" else "~zauberfrau/ls")
+
+    with pytest.raises((SettingsError, LedgerError), match=f"{name}: .* give the path in full") as refused:
+        open_ledger(read_settings(DbSettings).ledger_url(read_settings(HomeSettings)))
+
+    assert "zauberfrau" not in str(refused.value)
 
 
 def test_a_misspelt_setting_is_refused_by_name_and_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
