@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from model.backbones import BACKBONES, LAST, BackboneName
-from model.network import NetworkConfig
+from model.network import BesideConfig, NetworkConfig
 
 
 def paper_network(backbone: BackboneName, *, metadata: bool = True, cut: str | None = None) -> NetworkConfig:
@@ -31,16 +31,17 @@ def paper_network(backbone: BackboneName, *, metadata: bool = True, cut: str | N
     )
 
 
-def default_network(backbone: BackboneName, *, twice: bool = False, least_size: int = 0) -> NetworkConfig:
+def default_network(backbone: BackboneName, *, least_size: int = 0, beside: tuple[int, ...] = ()) -> NetworkConfig:
     """Describe our own network on a backbone.
 
     Args:
         backbone: A key of `BACKBONES`.
-        twice: Whether a second network of this kind stands beside it.
         least_size: Height and width in pixels where its ImageNet weights were trained at less.
+        beside: Heights and widths of further networks of this kind, beside it.
     """
     size = max(BACKBONES[backbone].input_size, least_size)
-    return NetworkConfig(backbone=backbone, input_size=size, beside=backbone if twice else None, intermediate=True)
+    others = tuple(BesideConfig(backbone=backbone, input_size=one) for one in beside)
+    return NetworkConfig(backbone=backbone, input_size=size, beside=others, intermediate=True)
 
 
 def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
@@ -55,7 +56,7 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
 
 _RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
     "default": partial(default_network, least_size=288),
-    "pair": partial(default_network, twice=True, least_size=288),
+    "pair": partial(default_network, least_size=288, beside=(288,)),
     "accelerated": default_network,
     "frozen": default_network,
     "paper-metadata": paper_network,

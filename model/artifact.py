@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +28,11 @@ MAX_MANIFEST_BYTES: Final = 1_000_000
 #: The largest supported network has 86 million parameters, 171 MB at float16.
 MAX_WEIGHTS_BYTES: Final = 1_000_000_000
 
+#: Height and width in pixels of the images that a network may see.
+LEAST_INPUT: Final = 32
+MOST_INPUT: Final = 1024
+_NUMBERS: Final = ("no", "one", "two", "three", "four")
+
 Digest = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -34,10 +40,17 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def name_backbones(backbone: str, beside: str | None) -> str:
-    """Name a network's backbone, or the two of a pair."""
-    pair = f"two {backbone}s" if beside == backbone else f"{backbone} and {beside}"
-    return backbone if beside is None else pair
+def name_backbones(backbones: Sequence[str]) -> str:
+    """Name the backbones of a model's networks, in words: "MobileNet", or "two MobileNets and MobileNetV2"."""
+    words = [name if count == 1 else f"{_NUMBERS[count]} {name}s" for name, count in Counter(backbones).items()]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+class BesidePart(_Part):
+    """A network beside the first, as `model.network.BesideConfig` takes it."""
+
+    backbone: str
+    input_size: int = Field(ge=LEAST_INPUT, le=MOST_INPUT)
 
 
 class NetworkPart(_Part):
@@ -47,18 +60,26 @@ class NetworkPart(_Part):
     attention: str
     heads: int
     metadata: str
-    input_size: int = Field(ge=32, le=1024)
+    input_size: int = Field(ge=LEAST_INPUT, le=MOST_INPUT)
     dropout: float
     cut: str = Field("last", exclude_if=lambda cut: cut == "last")
     head: str = Field("pooled", exclude_if=lambda head: head == "pooled")
     hidden: int = Field(0, exclude_if=lambda units: units == 0)
-    beside: str | None = Field(None, exclude_if=lambda backbone: backbone is None)
+    #: Models of earlier versions have the second one's backbone alone.
+    beside: tuple[BesidePart, ...] | str | None = Field(None, exclude_if=lambda others: not others)
     intermediate: bool = Field(default=False, exclude_if=lambda asked: not asked)
 
     @property
     def backbones(self) -> str:
-        """The backbone in words, or both."""
-        return name_backbones(self.backbone, self.beside)
+        """The backbone in words, or all of them."""
+        others = [self.beside] if isinstance(self.beside, str) else [one.backbone for one in self.beside or ()]
+        return name_backbones([self.backbone, *others])
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Heights and widths of the images that its networks see, the largest first."""
+        others = () if isinstance(self.beside, str) else self.beside or ()
+        return tuple(sorted({self.input_size, *(one.input_size for one in others)}, reverse=True))
 
 
 class CalibrationPart(_Part):

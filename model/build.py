@@ -13,7 +13,7 @@ from typing import Final
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from model.calibration import OperatingPoint, ReferralThresholds
 from model.crossfit import PARTS, HeldOut
@@ -22,10 +22,11 @@ from model.duplicates import hash_images, near_duplicates
 from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
 from model.familiarity import MEASURED, FeatureSpace, fit_spaces, measure_distance
+from model.joining import fit_images, join_networks
 from model.labels import CLASSES
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
-from model.network import NetworkConfig, build_network, join_networks, shift_logits
+from model.network import NetworkConfig, build_network, shift_logits
 from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, TRAINS, assign_folds, check_split, choose_sides, count_leaks, lesion_hash
@@ -48,7 +49,9 @@ class BuildConfig(BaseModel):
     Attributes:
         recipe: Name of the recipe the rest comes from, for the model card.
         network: Architecture.
-        training: Recipe.
+        training: How it is trained.
+        beside: How the networks beside the first are; where none is given, as the first, set apart by chance alone, on
+            images no larger than each is scored at. What they learn from is the first's affair.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +59,20 @@ class BuildConfig(BaseModel):
     recipe: str = "default"
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
+    beside: tuple[TrainingConfig, ...] = Field((), exclude_if=lambda others: not others)
+
+    @property
+    def parts(self) -> tuple[tuple[NetworkConfig, TrainingConfig], ...]:
+        """The networks that are trained apart, and how each is."""
+        first, *others = self.network.members
+        alike = [self._train_alike(order, member) for order, member in enumerate(others, 1)]
+        return (first, self.training), *zip(others, self.beside or alike, strict=True)
+
+    def _train_alike(self, order: int, member: NetworkConfig) -> TrainingConfig:
+        stages = [
+            stage.model_copy(update={"size": min(stage.size, member.input_size)}) for stage in self.training.stages
+        ]
+        return self.training.model_copy(update={"stages": tuple(stages), "seed": self.training.seed + order})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +117,8 @@ class Workshop:
         config: What to build.
         weights: What the backbones start from.
         run: Folder of checkpoints, learning curves, held-out predictions, and the plots of what `build` made.
-        report: Called with the name of the part ("fold-0" … "whole", and for a second network with a backbone of
-            MobileNetV2 "fold-0-MobileNetV2" … "whole-MobileNetV2") and its progress.
+        report: Called with the name of the part ("fold-0" … "whole", and for a second network "fold-0-2" … "whole-2")
+            and its progress.
 
     Raises:
         TrainingDataError: The run folder belongs to another configuration or other images, or there are too few
@@ -227,17 +244,17 @@ class Workshop:
             self._train(part)
 
     def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:
-        parts = [self._judged_alone(second, fold) for second, _ in enumerate(self.config.network.members)]
+        parts = [self._judged_alone(order, fold) for order, _ in enumerate(self.config.parts)]
         return {name: np.mean([part[name] for part in parts], axis=0) for name in ("logits", "without")} | {
-            # See `model.network.join_networks`.
+            # See `model.joining.join_networks`.
             name: parts[0][name]
             for name in ("rows", "distances")
         }
 
-    def _judged_alone(self, second: int, fold: int) -> dict[str, NDArray[np.float64]]:
-        path = self.run / self._part(second, fold) / HELD_OUT_FILE
+    def _judged_alone(self, order: int, fold: int) -> dict[str, NDArray[np.float64]]:
+        path = self.run / self._part(order, fold) / HELD_OUT_FILE
         if not path.exists():
-            network, training = self._train_alone(second, fold), self._others(fold)
+            network, training = self._train_alone(order, fold), self._others(fold)
             rows = np.flatnonzero(self.folds == fold)
             images = self._images_at_input_size(rows)
             said = run_network(network, images, self.metadata[rows])
@@ -250,9 +267,9 @@ class Workshop:
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
 
-    def _part(self, second: int, fold: int | None) -> str:
+    def _part(self, order: int, fold: int | None) -> str:
         name = "whole" if fold is None else f"fold-{fold}"
-        return f"{name}-{self.config.network.beside}" if second else name
+        return f"{name}-{order + 1}" if order else name
 
     def _others(self, fold: int | None) -> NDArray[np.intp]:
         """Return the rows of all folds but one, or of all, without near-duplicates of what judges."""
@@ -280,17 +297,17 @@ class Workshop:
         return near_duplicates(np.load(path, allow_pickle=False))
 
     def _train(self, fold: int | None) -> keras.Model:
-        return join_networks([self._train_alone(second, fold) for second, _ in enumerate(self.config.network.members)])
+        return join_networks([self._train_alone(order, fold) for order, _ in enumerate(self.config.parts)])
 
-    def _train_alone(self, second: int, fold: int | None) -> keras.Model:
-        """Train the first or the second network on all folds but one, or on all, unless that is done."""
-        name, member = self._part(second, fold), self.config.network.members[second]
+    def _train_alone(self, order: int, fold: int | None) -> keras.Model:
+        """Train the network of an order, counted from 0, on all folds but one, or on all, unless that is done."""
+        name, (member, _) = self._part(order, fold), self.config.parts[order]
         path = self.run / name / NETWORK_FILE
         if path.exists():
             network = build_network(member)
             network.load_weights(path)
             return network
-        network = self._train_on(fold, second, name)
+        network = self._train_on(fold, order, name)
         temporary = path.with_name("partial.weights.h5")
         network.save_weights(temporary)
         temporary.replace(path)
@@ -312,19 +329,18 @@ class Workshop:
         watched = np.array([steers and _is_watched(self.rows[index].lesion_id) for index in chosen], bool)
         return chosen[~watched], chosen[watched]
 
-    def _train_on(self, fold: int | None, second: int, name: str) -> keras.Model:
+    def _train_on(self, fold: int | None, order: int, name: str) -> keras.Model:
         chosen, watched = self.choose_training(fold)
         validation = self._training_set(watched) if self.config.training.schedule == "plateau" else None
-        member, training = self.config.network.members[second], self.config.training
+        member, training = self.config.parts[order]
         trainer = Trainer(
             member,
-            # Two networks of one kind are set apart by chance alone.
-            training.model_copy(update={"seed": training.seed + second}),
+            training,
             self._training_set(chosen),
             self.weights.of(member.backbone),
             self.run / name,
             validation,
-            second=second,
+            order=order,
         )
         trainer.run(lambda progress: self.report(name, progress))
         return trainer.model
@@ -362,7 +378,7 @@ def run_network(
 
     Args:
         network: From `build_network`.
-        images: `(n, s, s, 3)` uint8.
+        images: `(n, s, s, 3)` uint8; brought to the network's size where that is another.
         metadata: `(n, width)` float32.
         batch: Images a step.
 
@@ -374,7 +390,10 @@ def run_network(
     for start in range(0, len(images), batch):
         # Always as many, as a program is compiled for each number; the last batch repeats its last image.
         rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
-        outputs = network.predict_on_batch([images[rows].astype(np.float32) / 127.5 - 1.0, metadata[rows]])
+        inputs = [
+            keras.ops.convert_to_tensor(one) for one in (images[rows].astype(np.float32) / 127.5 - 1.0, metadata[rows])
+        ]
+        outputs = network.predict_on_batch(fit_images(network, inputs))
         count = min(batch, len(images) - start)
         for name, parts in said.items():
             parts.append(outputs[name][:count])

@@ -86,7 +86,7 @@ def _identity(manifest: Manifest) -> str:
             "network",
             (
                 f"{network.backbones}, {attention} soft attention, metadata branch `{network.metadata}`, "
-                f"{network.input_size} px"
+                f"{' and '.join(map(str, network.sizes))} px"
             ),
         ),
         ("recipe", f"{training.recipe.get('name', 'default')}"),

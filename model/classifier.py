@@ -34,6 +34,8 @@ GOLDEN_IMAGES: Final = 4
 GOLDEN_TOLERANCE: Final = 5e-3
 #: Batches of `GOLDEN_IMAGES` on which two precisions must agree.
 _AGREEMENT_BATCHES: Final = 8
+#: What an artifact calls the networks that are joined in a model, by their order.
+_PREFIXES: Final = ("network", "beside", "beside2", "beside3")
 
 LOW_CONFIDENCE: Final = "low_confidence"
 UNFAMILIAR_IMAGE: Final = "unfamiliar_image"
@@ -284,12 +286,12 @@ def load_network(folder: Path, manifest: Manifest) -> tuple[keras.Model, dict[st
 
 def network_arrays(network: keras.Model) -> dict[str, Any]:
     """Name the network's variables as the artifact does."""
-    from model.network import split_network
+    from model.joining import split_network
 
     # The dropout layer keeps the state of its random numbers as a variable too.
     variables = [
         (f"{prefix}.{v.path.replace('/', '.')}", v)
-        for prefix, one in zip(("network", "beside"), split_network(network), strict=False)
+        for prefix, one in zip(_PREFIXES, split_network(network), strict=False)
         for v in one.variables
         if str(v.dtype).startswith("float")
     ]

@@ -13,11 +13,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from model.network import join_networks, split_network
+from model.joining import join_networks, split_network
 
 
 def with_evidence(network: keras.Model) -> keras.Model:
-    """Give a network one more output, `evidence` `(n, h, w, 7)` float32; of two networks, the mean of theirs.
+    """Give a network one more output, `evidence` `(n, h, w, 7)` float32; of several networks, the mean of theirs.
 
     Args:
         network: From `model.network.build_network`.

@@ -16,9 +16,9 @@ from model.artifact import NetworkPart, read_manifest
 from model.classifier import load_network
 from model.evidence import choose_evidence, with_evidence
 from model.images import decode_image, measure_image
+from model.joining import fit_images, split_network, spread_places
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, PatientMetadata, encode_metadata
-from model.network import split_network
 from model.pictures import spread_map
 
 #: Longest side in pixels that an explained image is shown at.
@@ -33,7 +33,7 @@ class Maps:
         diagnoses: `(n,)` class indices: argmax of posterior / prior, which is that of the logits.
         attention: `(n, h, w)` float32, each summing to the number of heads; None for a network without attention.
         evidence: `(n, h, w)` float32 for the diagnosis, see `model.evidence`; None of a network without it.
-        grad_cam: `(n, h, w)` float32, at least 0, for the diagnosis; of two networks, the sum of theirs.
+        grad_cam: `(n, h, w)` float32, at least 0, for the diagnosis; of several networks, the sum of theirs.
     """
 
     diagnoses: NDArray[np.int64]
@@ -86,15 +86,19 @@ class Explainer:
         with tf.GradientTape() as tape:
             pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
             tape.watch(pixels)
-            outputs = [model([pixels, metadata], training=False) for model in self._models]
+            outputs = [model(fit_images(model, [pixels, metadata]), training=False) for model in self._models]
             feature_maps = [one.pop("feature_map") for one in outputs]
+            grid = tuple(feature_maps[0].shape[1:3])
+            for one in outputs:
+                one |= {name: spread_places(one[name], grid) for name in ("attention", "evidence") if name in one}
             said = {name: sum(one[name] for one in outputs) / len(outputs) for name in outputs[0]}
             diagnoses = tf.argmax(said["logits"], axis=1)
             # Each image's own logit; images do not touch each other, so the sum's gradient is each one's.
             asked = tf.reduce_sum(tf.gather(said["logits"], diagnoses, axis=1, batch_dims=1))
         gradients = tape.gradient(asked, feature_maps)
-        # What two networks' maps speak for adds up as their logits do; each gradient is of the mean logit already.
-        grad_cam = sum(map(weigh_features, feature_maps, gradients))
+        # What the networks' maps speak for adds up as their logits do; each gradient is of the mean logit already.
+        found = map(weigh_features, feature_maps, gradients)
+        grad_cam = sum(spread_places(one, grid) for one in found)
         return {**said, **choose_evidence(said), "diagnoses": diagnoses, "grad_cam": grad_cam}
 
 

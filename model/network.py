@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +9,12 @@ import keras
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.artifact import name_backbones
+from model.artifact import LEAST_INPUT, MOST_INPUT, name_backbones
 from model.attention import AttentionForm, SoftAttention
 from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
-from model.errors import ModelError
-from model.familiarity import MEASURED
+from model.joining import MOST, join_networks, split_network
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, metadata_width
 
@@ -24,6 +22,20 @@ from model.metadata import MetadataEncoding, metadata_width
 _PAPER_UNITS = 4096
 _GESSERT_UNITS = 256
 _GESSERT_DROPOUT = 0.4
+
+
+class BesideConfig(BaseModel):
+    """A network beside the first: alike in all else, and trained apart.
+
+    Attributes:
+        backbone: A key of `model.backbones.BACKBONES`.
+        input_size: Height and width in pixels, at most the first's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: BackboneName
+    input_size: int = Field(ge=LEAST_INPUT, le=MOST_INPUT)
 
 
 class NetworkConfig(BaseModel):
@@ -41,8 +53,8 @@ class NetworkConfig(BaseModel):
         head: "pooled" averages each map t and f over its positions, so that any image size works with the same
             weights; "flatten" is the paper's: max-pooled 2x2 and flattened, for one image size.
         hidden: Units of a Dense layer before the classifier (the paper's Table 8 has one of 512), or 0.
-        beside: Backbone of a second network that is alike in all else and trained apart, or None. The two networks'
-            logits are averaged: they err on different images, even where only chance sets them apart.
+        beside: Further networks, whose logits are averaged with the first's: they err on different images, even where
+            only chance sets them apart. Models of earlier versions have the second one's backbone here.
         intermediate: Whether the distance from images of training is measured in an intermediate layer too, see
             `model.familiarity`; what the network says of a lesion is the same.
     """
@@ -58,8 +70,22 @@ class NetworkConfig(BaseModel):
     cut: str = LAST
     head: Literal["pooled", "flatten"] = "pooled"
     hidden: int = 0
-    beside: BackboneName | None = None
+    beside: tuple[BesideConfig, ...] = Field((), max_length=MOST - 1, exclude_if=lambda others: not others)
     intermediate: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_versions(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(name := given.get("beside", ()), str | None):
+            return given
+        size = given.get("input_size", cls.model_fields["input_size"].default)
+        return {**given, "beside": () if name is None else ({"backbone": name, "input_size": size},)}
+
+    @model_validator(mode="after")
+    def _first_sees_most(self) -> NetworkConfig:
+        if any(one.input_size > self.input_size for one in self.beside):
+            raise ValueError("no network sees larger images than the first")
+        return self
 
     @model_validator(mode="after")
     def _backbones_have_the_cut(self) -> NetworkConfig:
@@ -71,16 +97,14 @@ class NetworkConfig(BaseModel):
 
     @property
     def members(self) -> tuple[NetworkConfig, ...]:
-        """The networks that are trained apart, each by itself: one, or two."""
-        if self.beside is None:
-            return (self,)
-        first = self.model_copy(update={"beside": None})
-        return first, first.model_copy(update={"backbone": self.beside})
+        """The networks that are trained apart, each by itself."""
+        first = self.model_copy(update={"beside": ()})
+        return first, *(first.model_copy(update=dict(one)) for one in self.beside)
 
     @property
     def backbones(self) -> str:
-        """The backbone in words, or both."""
-        return name_backbones(self.backbone, self.beside)
+        """The backbone in words, or all of them."""
+        return name_backbones([member.backbone for member in self.members])
 
 
 @keras.saving.register_keras_serializable(package="lesion_screen")
@@ -131,7 +155,7 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     Raises:
         ModelError: The weights cannot be had, or are not this backbone's.
     """
-    if config.beside is not None:
+    if config.beside:
         return join_networks([build_network(member, weights) for member in config.members])
     size = config.input_size
     image = keras.Input((size, size, 3), name="image")
@@ -150,42 +174,6 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     return keras.Model([image, metadata], outputs, name=f"{config.backbone}_network")
 
 
-def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
-    """Join networks into one that means what they mean: one network is that already.
-
-    Args:
-        networks: From `build_network`, with attention maps of one size. Two are named by their order.
-
-    Returns:
-        A model of the same inputs and outputs: what distances are measured by, `features` and `intermediate`, is the
-        first's, and all else the mean over the networks. It has the networks themselves as layers.
-
-    Raises:
-        ModelError: Their attention maps have different sizes.
-    """
-    if len(networks) == 1:
-        return networks[0]
-    for order, one in zip(("first", "second"), networks, strict=True):
-        # As Keras wants names of layers to differ, and a pair may be of one backbone.
-        one.name = f"{order}_network"
-    inputs = [keras.Input(one.shape[1:], name=one.name) for one in networks[0].inputs]
-    said = [network(inputs) for network in networks]
-    if len({one["attention"].shape for one in said if "attention" in one}) > 1:
-        raise ModelError("Two backbones whose last maps differ in size cannot stand beside each other.")
-    outputs = {
-        name: layers.Average(name=f"mean_{name}", dtype="float32")([one[name] for one in said])
-        for name in ("logits", "attention", "evidence")
-        if name in said[0]
-    }
-    measured = {name: said[0][name] for name in MEASURED if name in said[0]}
-    return keras.Model(inputs, {**outputs, **measured}, name="joined_networks")
-
-
-def split_network(network: keras.Model) -> list[keras.Model]:
-    """Return the networks that `join_networks` joined, or the network itself."""
-    return [layer for layer in network.layers if layer.name.endswith("_network")] or [network]
-
-
 def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:
     """Fit the normalisation of the age to the training rows; a network without one is left as it is.
 
@@ -199,7 +187,7 @@ def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:
 
 
 def shift_logits(network: keras.Model, offsets: NDArray[np.float64]) -> None:
-    """Add `(7,)` offsets to the network's logits for good: to its last bias, and to that of a network beside it."""
+    """Add `(7,)` offsets to the network's logits for good: to the last bias of each network that is joined in it."""
     for one in split_network(network):
         classifier = one.get_layer("classifier")
         kernel, bias = classifier.get_weights()

@@ -126,6 +126,8 @@ def _golden(built: BuiltModel) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_sha256: str, golden: Any) -> Manifest:
     config = built.config
+    others = [one.model_dump(mode="json") for one in config.beside]
+    beside = {"beside": others} if others else {}
     return Manifest(
         name=name,
         network=NetworkPart(**config.network.model_dump()),
@@ -142,7 +144,7 @@ def _manifest(built: BuiltModel, name: str, data: str, git_commit: str, weights_
             data=data,
             held_out=built.held_out,
             gate_set_excluded=True,
-            recipe={"name": config.recipe, **config.training.model_dump(mode="json")},
+            recipe={"name": config.recipe, **config.training.model_dump(mode="json"), **beside},
             git_commit=git_commit,
         ),
         metrics=built.evaluation.model_dump(mode="json"),

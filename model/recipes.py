@@ -164,7 +164,8 @@ def configure(
     chosen = RECIPES[recipe]
     network = recipe_network(recipe, cast("BackboneName", backbone or chosen.backbone))
     if input_size is not None:
-        network = network.model_copy(update={"input_size": input_size})
+        others = [one.model_copy(update={"input_size": min(one.input_size, input_size)}) for one in network.beside]
+        network = network.model_copy(update={"input_size": input_size, "beside": tuple(others)})
     sizes = chosen.training.stages
     if stages is not None:
         sizes = tuple(Stage(epochs=epochs, size=size) for epochs, size in stages)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from model.architectures import paper_network
 from model.backbones import BACKBONES, BackboneName
-from model.network import NetworkConfig, build_network, split_network
+from model.joining import split_network
+from model.network import NetworkConfig, build_network
 
 #: Axes of the weights that one output value sums over: (height, width, channels[, ...]) of a kernel, rows of a matrix.
 #: A depthwise kernel is (height, width, channels, multiplier) and sums over one channel.

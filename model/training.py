@@ -22,10 +22,11 @@ from model.backbones import freeze_first_blocks
 from model.classifier import load_network
 from model.errors import ModelError, TrainingDiverged
 from model.folding import training_copy, write_back
+from model.joining import split_network
 from model.labels import CLASSES
 from model.losses import balanced_weights, class_prior, cross_entropy, prior_free_offset
 from model.metadata import MetadataEncoding, mask_metadata
-from model.network import NetworkConfig, build_network, fit_age, shift_logits, split_network
+from model.network import NetworkConfig, build_network, fit_age, shift_logits
 from model.precision import Precision
 from model.schedules import Plateau, cosine_rate
 from model.steps import Batch, Learner, steps_of
@@ -82,8 +83,8 @@ class TrainingConfig(BaseModel):
         precision: What the network computes in while it trains: bfloat16 is faster on accelerators, slower elsewhere.
         kept_size: Width and height at which images are kept in memory.
         drop_missing_ages: Whether rows without an age are left out of training (the paper's way).
-        seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it. The second
-            of two networks beside each other takes the next one.
+        seed: Seed of every random choice; (seed, epoch) fixes an epoch, so that a resumed run repeats it. Networks
+            that differ in nothing else take the next ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,7 +167,7 @@ class Trainer:
         weights: Backbone weights, see `build_backbone`; or the folder of a model to go on from.
         folder: Where the checkpoint and the curves are written.
         validation: Rows the validation loss is computed on each epoch; the plateau schedule needs them.
-        second: 1 for the second of two networks beside each other: of a pair of this kind it goes on from the second.
+        order: Which of several networks beside each other this is, from 0: it goes on from that of a model of several.
 
     Raises:
         ModelError: The weights are not this network's.
@@ -181,11 +182,11 @@ class Trainer:
         folder: Path,
         validation: TrainingSet | None = None,
         *,
-        second: int = 0,
+        order: int = 0,
     ) -> None:
         self.config, self.data, self.folder, self.validation = config, data, folder, validation
         keras.utils.set_random_seed(config.seed)
-        self.model = _start(network, weights, second)
+        self.model = _start(network, weights, order)
         fit_age(self.model, data.metadata)
         self._encoding: MetadataEncoding = network.metadata
         self._copy = training_copy(
@@ -378,7 +379,7 @@ def _norms(backbone: keras.Model) -> list[Any]:
     return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def _start(config: NetworkConfig, weights: Path | str | None, second: int) -> keras.Model:
+def _start(config: NetworkConfig, weights: Path | str | None, order: int) -> keras.Model:
     if weights in (None, "imagenet") or not Path(weights).is_dir():
         return build_network(config, weights)
     manifest = read_manifest(Path(weights))
@@ -386,9 +387,9 @@ def _start(config: NetworkConfig, weights: Path | str | None, second: int) -> ke
     described = NetworkConfig.model_validate(manifest.network.model_dump())
     # What is measured beside the verdict has no weights, and models of earlier versions do not measure it.
     members = described.model_copy(update={"intermediate": config.intermediate}).members
-    alike = [one for member, one in zip(members, split_network(network), strict=True) if member == config]
+    alike = {n: one for n, one in enumerate(split_network(network)) if members[n] == config}
     if not alike:
         raise ModelError("The model to go on from has another network than the one asked for.")
     network = build_network(config)
-    network.set_weights(alike[min(second, len(alike) - 1)].get_weights())
+    network.set_weights(alike.get(order, next(iter(alike.values()))).get_weights())
     return network

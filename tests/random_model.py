@@ -10,8 +10,9 @@ from model.classifier import golden_input
 from model.crossfit import HeldOut
 from model.evaluation import evaluate_out_of_fold
 from model.familiarity import MEASURED, fit_spaces, measure_distance
+from model.joining import split_network
 from model.metadata import PatientMetadata
-from model.network import NetworkConfig, build_network, split_network
+from model.network import NetworkConfig, build_network
 from model.reference import make_reference
 
 #: Of a logit over images: enough to see a wrong answer, and little enough for weights of 16 bits.

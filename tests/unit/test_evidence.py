@@ -9,8 +9,9 @@ import pytest
 
 from model.engine import FrozenGraph
 from model.evidence import choose_evidence, with_evidence
+from model.joining import split_network
 from model.metadata import PatientMetadata, encode_metadata
-from model.network import NetworkConfig, build_network, split_network
+from model.network import NetworkConfig, build_network
 from tests.random_model import draw_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
@@ -20,8 +21,13 @@ METADATA = encode_metadata([PatientMetadata(age=50), PatientMetadata(sex="female
 
 @pytest.mark.parametrize(
     "described",
-    [{}, {"attention": "none"}, {"beside": "MobileNetV2"}],
-    ids=["attention", "no attention", "two networks"],
+    [
+        {},
+        {"attention": "none"},
+        {"beside": [{"backbone": "MobileNetV2", "input_size": 64}]},
+        {"beside": [{"backbone": "MobileNet", "input_size": 32}]},
+    ],
+    ids=["attention", "no attention", "two networks", "two sizes"],
 )
 def test_the_evidence_of_all_places_is_the_logit_but_for_bias_and_metadata(described: dict[str, Any]) -> None:
     network = draw_model(NetworkConfig(backbone="MobileNet", input_size=64, **described)).network

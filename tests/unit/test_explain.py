@@ -15,9 +15,10 @@ from model.classifier import Classifier
 from model.errors import RejectedImage
 from model.explain import Explainer, decode_shown, explain_image, weigh_features
 from model.images import encode_image, measure_image
+from model.joining import split_network
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
-from model.network import NetworkConfig, build_network, split_network
+from model.network import BesideConfig, NetworkConfig, build_network
 from model.pictures import spread_map
 
 PATIENTS = [PatientMetadata(age=50), PatientMetadata()]
@@ -92,7 +93,7 @@ def test_grad_cam_agrees_with_the_change_of_the_logit(built_network: Explainer) 
     assert expected.max() > 0
 
 
-@pytest.fixture(scope="module", params=[None, "MobileNetV2"])
+@pytest.fixture(scope="module", params=[(), (BesideConfig(backbone="MobileNetV2", input_size=64),)])
 def built_network(request: pytest.FixtureRequest) -> Explainer:
     config = NetworkConfig(backbone="MobileNet", beside=request.param, attention="none", metadata="none", input_size=64)
     network = build_network(config)
