@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +33,10 @@ MAX_WEIGHTS_BYTES: Final = 1_000_000_000
 #: Height and width in pixels of the images that a network may see.
 LEAST_INPUT: Final = 32
 MOST_INPUT: Final = 1024
+#: How the names of folders and files begin that are only being written. What a kill leaves is swept when the next model
+#: is installed; nobody writes one for an hour.
+_DRAFT: Final = ".partial-"
+_DRAFT_SECONDS: Final = 3600
 _NUMBERS: Final = ("no", "one", "two", "three", "four")
 
 Digest = Field(pattern=r"^[0-9a-f]{64}$")
@@ -245,7 +251,7 @@ def write_artifact(folder: Path, manifest: Manifest, weights: bytes, card: str =
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder.parent))
     try:
         for name, data in files.items():
             with (temporary / name).open("wb") as file:
@@ -286,6 +292,7 @@ def install_artifact(source: Path, store: Path) -> Path:
     if target.is_dir():
         # Damaged on disk: a sound copy takes its place.
         shutil.rmtree(target)
+    _sweep_drafts(target.parent)
     try:
         _write_folder(target, files)
     except ArtifactError:
@@ -293,6 +300,14 @@ def install_artifact(source: Path, store: Path) -> Path:
         if not _is_intact(target, manifest):
             raise
     return target
+
+
+def _sweep_drafts(folder: Path) -> None:
+    for draft in folder.glob(f"{_DRAFT}*"):
+        # It may be gone by now.
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+                shutil.rmtree(draft)
 
 
 def holds_artifact(store: Path, digest: str) -> bool:
@@ -306,7 +321,7 @@ def holds_artifact(store: Path, digest: str) -> bool:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file at once or not at all."""
-    temporary = path.with_name(f".partial-{path.name}")
+    temporary = path.with_name(f"{_DRAFT}{path.name}")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

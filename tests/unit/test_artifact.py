@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +265,20 @@ def test_installing_twice_keeps_one_sound_copy_and_mends_a_damaged_one(artifact:
     # Then they are sound, and nothing half-written lies beside them
     assert (folder / WEIGHTS).read_bytes() == (artifact / WEIGHTS).read_bytes()
     assert [path.name for path in (tmp_path / "models").iterdir()] == [digest]
+
+
+def test_what_a_kill_left_half_written_is_swept_and_what_is_being_written_stays(artifact: Path, tmp_path: Path) -> None:
+    models = artifact_path(tmp_path, "0" * 64).parent
+    left, written = (models / f".partial-{name}" for name in ("left", "written"))
+    for draft in (left, written):
+        draft.mkdir(parents=True)
+        (draft / WEIGHTS).write_bytes(b"half")
+    hours_ago = time.time() - 7200
+    os.utime(left, (hours_ago, hours_ago))
+
+    install_artifact(artifact, tmp_path)
+
+    assert {path.name for path in models.iterdir()} == {written.name, read_manifest(artifact).digest}
 
 
 def test_only_the_files_of_an_artifact_are_installed(copy: Path, tmp_path: Path) -> None:
