@@ -56,7 +56,7 @@ def recipe_network(recipe: str, backbone: BackboneName) -> NetworkConfig:
 
 _RECIPE_NETWORKS: Final[Mapping[str, Callable[[BackboneName], NetworkConfig]]] = {
     "default": partial(default_network, least_size=288),
-    "pair": partial(default_network, least_size=288, beside=(288,)),
+    "pair": partial(default_network, least_size=288, beside=(224,)),
     "accelerated": default_network,
     "frozen": default_network,
     "paper-metadata": paper_network,

@@ -280,7 +280,20 @@ def test_every_recipe_trains_a_step(images: Path, tmp_path: Path) -> None:
             report=seen,
         ).cross_validate([0])
 
-        assert seen.parts == (["fold-0", "fold-0-MobileNet"] if name == "pair" else ["fold-0"])
+        assert seen.parts == (["fold-0", "fold-0-2"] if name == "pair" else ["fold-0"])
+
+
+def test_the_second_network_of_a_pair_sees_smaller_images_and_other_stages_are_for_both() -> None:
+    (first, training), (second, other) = configure("pair").parts
+
+    assert (first.input_size, second.input_size) == (288, 224)
+    assert (max(training.sizes), max(other.sizes)) == (288, 224)
+    assert training == configure("default").training
+    asked = configure("pair", stages=[(1, 96), (1, 256)], input_size=160)
+    assert [(member.input_size, one.sizes, one.seed) for member, one in asked.parts] == [
+        (160, [96, 256], 0),
+        (160, [96, 160], 1),
+    ]
 
 
 def test_the_papers_recipe_shows_images_at_the_size_its_head_was_built_for() -> None:
