@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -246,9 +246,7 @@ class Workshop:
     def _judged(self, fold: int) -> dict[str, NDArray[np.float64]]:
         parts = [self._judged_alone(order, fold) for order, _ in enumerate(self.config.parts)]
         return {name: np.mean([part[name] for part in parts], axis=0) for name in ("logits", "without")} | {
-            # See `model.joining.join_networks`.
-            name: parts[0][name]
-            for name in ("rows", "distances")
+            name: parts[0][name] for name in ("rows", "distances")
         }
 
     def _judged_alone(self, order: int, fold: int) -> dict[str, NDArray[np.float64]]:
@@ -259,10 +257,13 @@ class Workshop:
             images = self._images_at_input_size(rows)
             said = run_network(network, images, self.metadata[rows])
             blind = encode_metadata([UNKNOWN] * len(rows), self.config.network.metadata)
-            distances = measure_distance(self._fit_spaces(network, training), said)
             without = run_network(network, images, blind)["logits"]
+            found: dict[str, NDArray[Any]] = {"rows": rows, "logits": said["logits"], "without": without}
+            if not order:
+                # Distances are the first's, see `model.joining.join_networks`.
+                found["distances"] = measure_distance(self._fit_spaces(network, training), said)
             temporary = path.with_suffix(".partial.npz")
-            np.savez(temporary, rows=rows, logits=said["logits"], without=without, distances=distances)
+            np.savez(temporary, allow_pickle=False, **found)
             temporary.replace(path)
         with np.load(path, allow_pickle=False) as saved:
             return dict(saved)
