@@ -54,8 +54,10 @@ class LocalStack:
     ) -> None:
         self._home = home
         queues = f"{SCREENING_QUEUE},{RENDERING_QUEUE}"
-        self._plans = [_worker_plan(f"screener-{one + 1}", queues, gpu=one) for one in range(workers)]
-        self._plans += [*[_worker_plan("trainer", TRAINING_QUEUE, gpu=workers)] * training, *more]
+        # Others of this host may work on a broker that is not ours, and no two of its nodes may have one name.
+        mark = "" if broker_url is None else f"-{os.getpid()}"
+        self._plans = [_worker_plan(f"screener-{one + 1}", mark, queues, gpu=one) for one in range(workers)]
+        self._plans += [*[_worker_plan("trainer", mark, TRAINING_QUEUE, gpu=workers)] * training, *more]
         self._broker_url = broker_url
         self._environment = child_environment(home, environment if environment is not None else os.environ)
         self._lock: int | None = None
@@ -224,11 +226,11 @@ def _identify_ledger(home: Path, environment: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(place).encode()).hexdigest()
 
 
-def _worker_plan(name: str, queues: str, *, gpu: int) -> ChildPlan:
+def _worker_plan(name: str, mark: str, queues: str, *, gpu: int) -> ChildPlan:
     command = (
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
         *("-Q", queues, "-c", "1", "--pool", "prefork"),
-        *("--hostname", f"{name}@%h", "--loglevel", "WARNING"),
+        *("--hostname", f"{name}{mark}@%h", "--loglevel", "WARNING"),
     )
     settings = {"WORKER_GPU_INDEX": str(gpu)}
     return ChildPlan(name=name, command=command, grace=_WORKER_GRACE, settings=settings)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from celery import Celery
 
 from producer.children import ChildPlan
 from producer.errors import UsageProblem
@@ -18,6 +20,8 @@ from tests.servers import await_that
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from tests.servers import RedisServer
 
 OWNER = (
     "import sys, time\n"
@@ -69,6 +73,28 @@ def test_one_database_is_one_ledger_whoever_logs_in(tmp_path: Path) -> None:
         same = _environment(home, "postgresql+psycopg://v:w@127.0.0.1:1/x")
         with LocalStack(home, workers=0, environment=same) as second:
             assert second.joined
+
+
+def test_workers_of_two_homes_have_nodes_of_their_own_on_one_broker(
+    tmp_path: Path, redis_server: RedisServer, sqlite_ledger: Engine
+) -> None:
+    # Given workers on somebody's broker, in another process than ours
+    ledger = sqlite_ledger.url.render_as_string()
+    ours, theirs = (_environment(tmp_path / name, ledger) for name in ("ours", "theirs"))
+    code = OWNER.replace("workers=0", "workers=1, broker_url=sys.argv[2]")
+    other = subprocess.Popen([sys.executable, "-c", code, ours["LESION_SCREEN_HOME"], redis_server.url], env=ours)
+    try:
+        # If workers are run in another home, then the broker's nodes have two names
+        with LocalStack(tmp_path / "theirs", workers=1, broker_url=redis_server.url, environment=theirs):
+            nodes: set[str] = set()
+            until = time.monotonic() + 120
+            while len(nodes) < 2 and time.monotonic() < until:
+                answers = Celery(broker=redis_server.url).control.ping(timeout=2)
+                nodes |= {node for answer in answers for node in answer}
+        assert len(nodes) == 2
+    finally:
+        other.terminate()
+        other.wait(60)
 
 
 def _programs(owner: subprocess.Popen[bytes]) -> list[psutil.Process]:
