@@ -232,10 +232,15 @@ def _subtract(one: dict[str, Measured], other: dict[str, Measured]) -> dict[str,
 
 def _put_in(config: BuildConfig, variant: Variant) -> BuildConfig:
     network = {"attention": variant.attention, "metadata": variant.metadata}
+    further = variant.seed - config.training.seed
+    training, *beside = [
+        one.model_copy(update={"seed": one.seed + further}) for one in (config.training, *config.beside)
+    ]
     return config.model_copy(
         update={
             "network": config.network.model_copy(update=network),
-            "training": config.training.model_copy(update={"seed": variant.seed}),
+            "training": training,
+            "beside": tuple(beside),
         }
     )
 

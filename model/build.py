@@ -68,6 +68,11 @@ class BuildConfig(BaseModel):
         alike = [self._train_alike(order, member) for order, member in enumerate(others, 1)]
         return (first, self.training), *zip(others, self.beside or alike, strict=True)
 
+    def on(self, network: NetworkConfig) -> BuildConfig:
+        """Return the recipe for another network; where that joins more or fewer of them, they train as its first."""
+        beside = self.beside if len(self.beside) == len(network.beside) else ()
+        return self.model_copy(update={"network": network, "beside": beside})
+
     def _train_alike(self, order: int, member: NetworkConfig) -> TrainingConfig:
         stages = [
             stage.model_copy(update={"size": min(stage.size, member.input_size)}) for stage in self.training.stages

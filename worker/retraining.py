@@ -283,7 +283,7 @@ def _configure(request: RunRequest, parent: Path | None) -> BuildConfig:
     if request.backbone or request.input_size:
         raise ModelError("A model that is gone on from keeps its network: leave the backbone and the size away.")
     network = NetworkConfig.model_validate(read_manifest(parent).network.model_dump())
-    return config.model_copy(update={"network": network})
+    return config.on(network)
 
 
 def _may_promote(request: RunRequest, report: GateReport) -> bool:

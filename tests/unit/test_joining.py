@@ -21,6 +21,7 @@ from model.litert import LiteRT, agree
 from model.metadata import PatientMetadata, encode_metadata
 from model.network import BesideConfig, NetworkConfig, build_network, shift_logits
 from model.package import package_model
+from model.recipes import configure
 from model.starting import StartWeights, parse_weights
 from model.synthetic import synthesize_archive
 from model.training import Progress, Stage, Trainer, TrainingConfig, TrainingSet
@@ -143,6 +144,10 @@ def test_networks_beside_the_first_are_trained_as_the_recipe_says_or_as_it_is() 
     assert networks == THREE.members
     assert [one.seed for one in trainings] == [5, 6, 7]
     assert [one.sizes for one in trainings] == [[32, 32, 64], [32, 32, 32], [32, 32, 64]]
+    # And where a recipe for one, or for two, is given a model of three, or of one, to go on from
+    assert configure("default").on(THREE).parts[1][1].sizes == [32] * 17
+    assert [one for one, _ in configure("pair").on(THREE).parts] == [*THREE.members]
+    assert configure("pair").on(ALONE).parts == ((ALONE, TrainingConfig()),)
     told = (training.model_copy(update={"smoothing": 0.0}), training.model_copy(update={"seed": 9}))
     assert config.model_copy(update={"beside": told}).parts[1:] == tuple(zip(THREE.members[1:], told, strict=True))
 
