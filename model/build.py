@@ -22,7 +22,7 @@ from model.duplicates import hash_images, near_duplicates
 from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
 from model.familiarity import MEASURED, FeatureSpace, fit_spaces, measure_distance
-from model.joining import fit_images, join_networks
+from model.joining import ORDER, fit_images, join_networks
 from model.labels import CLASSES
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
@@ -122,7 +122,7 @@ class Workshop:
         config: What to build.
         weights: What the backbones start from.
         run: Folder of checkpoints, learning curves, held-out predictions, and the plots of what `build` made.
-        report: Called with the name of the part ("fold-0" … "whole", and for a second network "fold-0-2" … "whole-2")
+        report: Called with the name of the part ("fold-0" … "whole", and for a second network "fold-0-second" …)
             and its progress.
 
     Raises:
@@ -275,7 +275,7 @@ class Workshop:
 
     def _part(self, order: int, fold: int | None) -> str:
         name = "whole" if fold is None else f"fold-{fold}"
-        return f"{name}-{order + 1}" if order else name
+        return f"{name}-{ORDER[order]}" if order else name
 
     def _others(self, fold: int | None) -> NDArray[np.intp]:
         """Return the rows of all folds but one, or of all, without near-duplicates of what judges."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from model.familiarity import MEASURED
 
-#: Names of joined networks, by their order: Keras wants names of layers to differ, and two may be of one backbone.
-_NAMES: Final = ("first_network", "second_network", "third_network", "fourth_network")
-#: At most so many networks speak as one.
-MOST: Final = len(_NAMES)
+#: What joined networks are called, by their order; more than these do not speak as one.
+ORDER: Final = ("first", "second", "third", "fourth")
+#: Keras wants names of layers to differ, and two networks may be of one backbone.
+_NAMES: Final = tuple(f"{order}_network" for order in ORDER)
 #: What is said of each place of an image, and adds up over them.
 _MAPS: Final = ("attention", "evidence")
 
@@ -24,8 +24,8 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
     """Join networks into one that means what they mean: one network is that already.
 
     Args:
-        networks: From `model.network.build_network`, at most `MOST`. The first takes images as they come and says what
-            places there are; the others see smaller ones. Several are named by their order.
+        networks: From `model.network.build_network`, as many as `ORDER` names at most. The first takes images as they
+            come and says what places there are; the others see smaller ones. Several are named by their order.
 
     Returns:
         A model of the first's inputs and outputs: what distances are measured by, `features` and `intermediate`, is the

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.artifact import LEAST_INPUT, MOST_INPUT, name_backbones
 from model.attention import AttentionForm, SoftAttention
 from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
-from model.joining import MOST, join_networks, split_network
+from model.joining import ORDER, join_networks, split_network
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, metadata_width
 
@@ -70,7 +70,7 @@ class NetworkConfig(BaseModel):
     cut: str = LAST
     head: Literal["pooled", "flatten"] = "pooled"
     hidden: int = 0
-    beside: tuple[BesideConfig, ...] = Field((), max_length=MOST - 1, exclude_if=lambda others: not others)
+    beside: tuple[BesideConfig, ...] = Field((), max_length=len(ORDER) - 1, exclude_if=lambda others: not others)
     intermediate: bool = False
 
     @model_validator(mode="before")

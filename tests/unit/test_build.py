@@ -280,7 +280,7 @@ def test_every_recipe_trains_a_step(images: Path, tmp_path: Path) -> None:
             report=seen,
         ).cross_validate([0])
 
-        assert seen.parts == (["fold-0", "fold-0-2"] if name == "pair" else ["fold-0"])
+        assert seen.parts == (["fold-0", "fold-0-second"] if name == "pair" else ["fold-0"])
 
 
 def test_the_second_network_of_a_pair_sees_smaller_images_and_other_stages_are_for_both() -> None:

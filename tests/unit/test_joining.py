@@ -171,7 +171,7 @@ def test_each_is_trained_by_itself_and_their_mean_is_judged(data: Path, tmp_path
     )
     held_out = workshop.cross_validate([0])
 
-    assert parts == ["fold-0", *(f"fold-0-{number + 2}" for number in range(len(config.beside)))]
+    assert parts == ["fold-0", "fold-0-second", "fold-0-third"][: len(config.members)]
     saved = [np.load(tmp_path / "run" / part / HELD_OUT_FILE) for part in parts]
     # Where nothing but chance sets them apart, as the first and the last of three, it does.
     assert not np.allclose(saved[0]["logits"], saved[-1]["logits"])
