@@ -99,10 +99,7 @@ def _open_sqlite(url: URL, pool_size: int) -> Engine:
         raise LedgerError(
             "A SQLite ledger must be a file, as several processes share it; set DB_URL to sqlite:////path/ledger.sqlite."
         )
-    try:
-        path = full_path(url.database)
-    except ValueError as error:
-        raise LedgerError(f"DB_URL: {error}.") from None
+    path = full_path(url.database)
     # Patient data: what is created here is for its owner only; SQLite gives the WAL the same mode.
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_network_path(path.parent):

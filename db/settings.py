@@ -111,7 +111,7 @@ class DbSettings(StrictSettings):
     @field_validator("url")
     @classmethod
     def know_database(cls, address: SecretStr | None) -> SecretStr | None:
-        """Refuse an address that SQLAlchemy cannot read.
+        """Refuse an address that SQLAlchemy cannot read, or a file in a home of nobody's.
 
         Args:
             address: What it is set to.
@@ -126,11 +126,12 @@ class DbSettings(StrictSettings):
         from sqlalchemy.exc import ArgumentError
 
         try:
-            if address:
-                make_url(address.get_secret_value())
+            url = make_url(address.get_secret_value()) if address else None
         except (ValueError, ArgumentError):
             # What the parser says may quote the address, password included.
             raise ValueError("this is no address of a database; give sqlite:///FILE or postgresql://…") from None
+        if url is not None and url.get_backend_name() == "sqlite" and url.database:
+            full_path(url.database)
         return address or None
 
     def ledger_url(self, home: HomeSettings) -> str:

@@ -148,11 +148,13 @@ def plan_variants(config: BuildConfig, *, forms: Sequence[Attention] = (), contr
         control: Whether to train the first once more with another seed, which shows what the chance in training does.
     """
     network, seed = config.network, config.training.seed
+    # Networks that nothing but chance sets apart have seeds in a row.
+    other = seed + len(network.members)
     attentions = dict.fromkeys((network.attention, *forms, "none"))
     metadata = dict.fromkeys((network.metadata, "none"))
     variants = [Variant(attention=a, metadata=m, seed=seed) for m, a in product(metadata, attentions)]
     if control:
-        variants.append(Variant(attention=network.attention, metadata=network.metadata, seed=seed + 1))
+        variants.append(Variant(attention=network.attention, metadata=network.metadata, seed=other))
     return variants
 
 
@@ -291,13 +293,16 @@ def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[str, Variant, Variant]
 
 def write_ablation(found: Ablation) -> str:
     """Write an ablation in Markdown: each variant, each difference, and in words what is inside the noise."""
-    training, network = found.config.training, found.config.network
-    stages = ", ".join(f"{stage.epochs} epochs at {stage.size} px" for stage in training.stages)
+    parts = [
+        f"{', '.join(f'{stage.epochs} epochs at {stage.size} px' for stage in training.stages)}, scored at "
+        f"{member.input_size} px"
+        for member, training in found.config.parts
+    ]
     rows = [*found.differences, *([] if found.control is None else [found.control])]
     variants = [(one.name, *(f"{one.figures[name]:.3f}" for name in FIGURES)) for one in found.variants]
     differences = [(one.what, *(f"{one.figures[name]:+.3f}" for name in FIGURES)) for one in rows]
     sentences = "".join(f"* {one}\n" for one in found.differences)
-    started = f"{network.backbones}, weights {found.weights}, {stages}, scored at {network.input_size} px"
+    started = f"{found.config.network.backbones}, weights {found.weights}, {'; '.join(parts)}"
     folds = ", ".join(map(str, found.folds))
     return f"""# Ablation: soft attention and metadata
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -33,8 +33,8 @@ MAX_WEIGHTS_BYTES: Final = 1_000_000_000
 #: Height and width in pixels of the images that a network may see.
 LEAST_INPUT: Final = 32
 MOST_INPUT: Final = 1024
-#: How the names of folders and files begin that are only being written. What a kill leaves is swept when the next model
-#: is installed; nobody writes one for an hour.
+#: How the names of folders and files begin that are only being written. What a kill leaves of a store's models is swept
+#: when the next one is installed; nobody writes one for an hour.
 _DRAFT: Final = ".partial-"
 _DRAFT_SECONDS: Final = 3600
 _NUMBERS: Final = ("no", "one", "two", "three", "four")
@@ -72,7 +72,11 @@ class NetworkPart(_Part):
     head: str = Field("pooled", exclude_if=lambda head: head == "pooled")
     hidden: int = Field(0, exclude_if=lambda units: units == 0)
     #: Models of earlier versions have the second one's backbone alone.
-    beside: tuple[BesidePart, ...] | str | None = Field(None, exclude_if=lambda others: not others)
+    beside: (
+        Annotated[tuple[BesidePart, ...], Field(max_length=len(_NUMBERS) - 2)]
+        | Annotated[str, Field(min_length=1)]
+        | None
+    ) = Field(None, exclude_if=lambda others: not others)
     intermediate: bool = Field(default=False, exclude_if=lambda asked: not asked)
 
     @property

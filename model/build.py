@@ -69,9 +69,9 @@ class BuildConfig(BaseModel):
         return (first, self.training), *zip(others, self.beside or alike, strict=True)
 
     def on(self, network: NetworkConfig) -> BuildConfig:
-        """Return the recipe for another network; where that joins more or fewer of them, they train as its first."""
-        beside = self.beside if len(self.beside) == len(network.beside) else ()
-        return self.model_copy(update={"network": network, "beside": beside})
+        """Return the recipe for another network; where that joins others than the recipe's, they train as its first."""
+        sizes, others = ([one.input_size for one in each.beside] for each in (self.network, network))
+        return self.model_copy(update={"network": network, "beside": self.beside if sizes == others else ()})
 
     def _train_alike(self, order: int, member: NetworkConfig) -> TrainingConfig:
         stages = [

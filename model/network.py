@@ -9,7 +9,14 @@ import keras
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_validator,
+)
 
 from model.artifact import LEAST_INPUT, MOST_INPUT, name_backbones
 from model.attention import AttentionForm, SoftAttention
@@ -70,8 +77,13 @@ class NetworkConfig(BaseModel):
     cut: str = LAST
     head: Literal["pooled", "flatten"] = "pooled"
     hidden: int = 0
-    beside: tuple[BesideConfig, ...] = Field((), max_length=len(ORDER) - 1, exclude_if=lambda others: not others)
+    beside: tuple[BesideConfig, ...] = Field((), max_length=len(ORDER) - 1)
     intermediate: bool = False
+
+    @field_serializer("beside", mode="wrap")
+    def _as_earlier_versions(self, others: tuple[BesideConfig, ...], write: SerializerFunctionWrapHandler) -> Any:
+        # A run is known by what this writes, and those of one network are to go on.
+        return write(others) if others else None
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -76,10 +76,16 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         if seen:
             losses = [row["validation_loss"] for row in seen]
             axes.plot([row["epoch"] for row in seen], losses, "--s", color=colour, markersize=4, label="… validation")
-    for epoch, size in _size_steps(max(curves.values(), key=len)):
+    for epoch, sizes in _size_steps(curves.values()).items():
         axes.axvline(epoch - 0.5, color="#999999", linestyle=":")
         place = (epoch - 0.5, 1.0)
-        axes.annotate(f" {size} px", place, xycoords=axes.get_xaxis_transform(), va="bottom", color="#555555")
+        axes.annotate(
+            f" {', '.join(map(str, sizes))} px",
+            place,
+            xycoords=axes.get_xaxis_transform(),
+            va="bottom",
+            color="#555555",
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="loss")
     axes.set_title("Learning curves", pad=22)
@@ -87,10 +93,15 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     return figure
 
 
-def _size_steps(rows: Sequence[Mapping[str, float]]) -> list[tuple[float, int]]:
-    """List the epochs that begin an image size."""
-    sizes = [(row["epoch"], int(row["size"])) for row in rows]
-    return sizes[:1] + [now for before, now in itertools.pairwise(sizes) if now[1] != before[1]]
+def _size_steps(curves: Iterable[Sequence[Mapping[str, float]]]) -> dict[float, list[int]]:
+    """List the epochs that begin an image size in any part of a run, and the sizes, the smallest first."""
+    steps: dict[float, set[int]] = {}
+    for rows in curves:
+        sizes = [(0.0, 0), *((row["epoch"], int(row["size"])) for row in rows)]
+        for before, (epoch, size) in itertools.pairwise(sizes):
+            if size != before[1]:
+                steps.setdefault(epoch, set()).add(size)
+    return {epoch: sorted(sizes) for epoch, sizes in sorted(steps.items())}
 
 
 def plot_confusion(verdicts: Verdicts) -> Figure:

@@ -29,11 +29,11 @@ class NetworkSummary(BaseModel):
     """A network in figures.
 
     Attributes:
-        backbone: Name of the backbone, or both.
+        backbone: Name of the backbone, or of all where several networks are joined.
         cut: Layer whose output is the feature map.
         cut_name: The cut's name among the backbone's cuts.
-        feature_map: `(h, w, d)` of the map the attention sees.
-        input_size: Height and width of the image in pixels.
+        feature_map: `(h, w, d)` of the map that the attention sees, the first's.
+        input_size: Height and width of the image in pixels; networks beside the first may see smaller ones.
         attention: Form of the attention, or "none".
         metadata: Metadata branch, or "none".
         head: "pooled" or "flatten".

@@ -386,7 +386,11 @@ def _start(config: NetworkConfig, weights: Path | str | None, order: int) -> ker
     network, _ = load_network(Path(weights), manifest)
     described = NetworkConfig.model_validate(manifest.network.model_dump())
     # What is measured beside the verdict has no weights, and models of earlier versions do not measure it.
-    members = described.model_copy(update={"intermediate": config.intermediate}).members
+    free: dict[str, Any] = {"intermediate": config.intermediate}
+    if config.head == "pooled":
+        # Nor do its weights depend on the size of its images.
+        free["input_size"] = config.input_size
+    members = [member.model_copy(update=free) for member in described.members]
     alike = {n: one for n, one in enumerate(split_network(network)) if members[n] == config}
     if not alike:
         raise ModelError("The model to go on from has another network than the one asked for.")

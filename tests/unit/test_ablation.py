@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from model.ablation import DECIDING, FIGURES, Ablation, Difference, plan_variants, write_ablation
+from model.ablation import DECIDING, FIGURES, Ablation, Difference, _put_in, plan_variants, write_ablation
 from model.bootstrap import Interval
 from model.build import BuildConfig
 from model.cli import main
 from model.images import measure_image
 from model.network import NetworkConfig
+from model.recipes import configure
 from tests.labelled import draw_labelled
 
 
@@ -52,6 +53,10 @@ def test_variants_are_a_grid_and_a_control() -> None:
         "no attention, no metadata",
         "corrected attention, small metadata, seed 1",
     ]
+    # And where networks are joined, none has a seed that another one had
+    several = configure("pair")
+    assert plan_variants(several)[-1].seed == 2
+    assert [one.seed for _, one in _put_in(several, plan_variants(several)[-1]).parts] == [2, 2]
     # And a recipe without metadata has nothing to take away
     bare = BuildConfig(network=NetworkConfig(metadata="none"))
     assert len(plan_variants(bare, control=False)) == 2

@@ -56,9 +56,12 @@ def repack(folder: Path, change: Callable[[h5py.File], None]) -> None:
     claim_weights(folder, file.getvalue())
 
 
-@pytest.mark.parametrize(("field", "default", "other"), [("cut", "last", "paper"), ("head", "pooled", "flatten")])
+@pytest.mark.parametrize(
+    ("field", "default", "other"),
+    [("cut", "last", "paper"), ("head", "pooled", "flatten"), ("beside", None, "MobileNet")],
+)
 def test_a_field_that_came_later_changes_the_digest_only_where_it_is_not_the_default(
-    copy: Path, field: str, default: str, other: str
+    copy: Path, field: str, default: str | None, other: str
 ) -> None:
     # Given a manifest from before the field existed
     before = read_manifest(copy)

@@ -15,7 +15,7 @@ from model.classifier import Classifier
 from model.errors import RejectedImage
 from model.explain import Explainer, decode_shown, explain_image, weigh_features
 from model.images import encode_image, measure_image
-from model.joining import split_network
+from model.joining import fit_images, split_network
 from model.labels import CLASSES
 from model.metadata import PatientMetadata
 from model.network import BesideConfig, NetworkConfig, build_network
@@ -73,7 +73,7 @@ def test_grad_cam_weighs_each_channel_by_its_mean_gradient_and_keeps_what_speaks
 
 
 def test_grad_cam_agrees_with_the_change_of_the_logit(built_network: Explainer) -> None:
-    # Given a network, or two, of which the logit is linear in the pooled features, and so in the last map
+    # Given one network, or several, of which the logit is linear in the pooled features, and so in the last map
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     maps = built_network.explain(image, PATIENTS[:1])
 
@@ -83,19 +83,23 @@ def test_grad_cam_agrees_with_the_change_of_the_logit(built_network: Explainer) 
     pixels = image.astype(np.float32) / 127.5 - 1
     expected = np.zeros(maps.grad_cam[0].shape)
     for network in networks:
-        said = network([pixels, np.zeros((1, network.inputs[1].shape[1]), np.float32)])
+        metadata = np.zeros((1, network.inputs[1].shape[1]), np.float32)
+        said = network(fit_images(network, [keras.ops.convert_to_tensor(one) for one in (pixels, metadata)]))
         feature_map = np.asarray(said["feature_map"])
         kernel = np.asarray(network.get_layer("classifier").kernel)[: feature_map.shape[-1], maps.diagnoses[0]]
         # Features are positive where they are not 0, and the ReLU behind the pooling lets no other pass.
         alive = feature_map.mean(axis=(1, 2))[0] > 0
-        expected += np.maximum((feature_map[0] * alive) @ kernel, 0) / expected.size / len(networks)
+        speaks = np.maximum((feature_map[0] * alive) @ kernel, 0)
+        # What the one place of a small image says, each of four says a quarter of.
+        expected += np.broadcast_to(speaks, expected.shape) / expected.size / len(networks)
     assert maps.grad_cam[0] == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert expected.max() > 0
 
 
-@pytest.fixture(scope="module", params=[(), (BesideConfig(backbone="MobileNetV2", input_size=64),)])
+@pytest.fixture(scope="module", params=[(), (("MobileNetV2", 64),), (("MobileNet", 32), ("MobileNetV2", 64))])
 def built_network(request: pytest.FixtureRequest) -> Explainer:
-    config = NetworkConfig(backbone="MobileNet", beside=request.param, attention="none", metadata="none", input_size=64)
+    beside = tuple(BesideConfig(backbone=name, input_size=size) for name, size in request.param)
+    config = NetworkConfig(backbone="MobileNet", beside=beside, attention="none", metadata="none", input_size=64)
     network = build_network(config)
     # Random kernels leave next to nothing of an image: a network that says something.
     for one in split_network(network):
