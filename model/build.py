@@ -21,12 +21,12 @@ from model.dataset import LabelledImage, digest_data, insist_on_classes, load_im
 from model.duplicates import hash_images, near_duplicates
 from model.errors import TrainingDataError
 from model.evaluation import evaluate_out_of_fold
-from model.familiarity import MEASURED, FeatureSpace, fit_spaces, measure_distance
-from model.joining import ORDER, fit_images, join_networks
+from model.familiarity import FeatureSpace, fit_spaces, measure_distance
+from model.joining import ORDER, join_networks
 from model.labels import CLASSES
 from model.losses import class_prior
 from model.metadata import UNKNOWN, encode_metadata
-from model.network import NetworkConfig, build_network, shift_logits
+from model.network import NetworkConfig, build_network, run_network, shift_logits
 from model.reference import Reference, make_reference
 from model.report import Evaluation
 from model.splits import FOLDS, GATE_MODULUS, TRAINS, assign_folds, check_split, choose_sides, count_leaks, lesion_hash
@@ -375,32 +375,3 @@ def can_pack() -> bool:
 def _is_watched(lesion_id: str) -> bool:
     """Say whether a training lesion only steers the plateau schedule: a tenth, none of them in the gate set."""
     return lesion_hash(lesion_id) % GATE_MODULUS == 1
-
-
-def run_network(
-    network: keras.Model, images: NDArray[np.uint8], metadata: NDArray[np.float32], *, batch: int = 64
-) -> dict[str, NDArray[np.float32]]:
-    """Run the network over decoded images.
-
-    Args:
-        network: From `build_network`.
-        images: `(n, s, s, 3)` uint8; brought to the network's size where that is another.
-        metadata: `(n, width)` float32.
-        batch: Images a step.
-
-    Returns:
-        Its `logits` `(n, 7)`, and `(n, f)` of each output that is `MEASURED`.
-    """
-    wanted = ["logits", *(name for name in MEASURED if name in network.output)]
-    said: dict[str, list[NDArray[np.float32]]] = {name: [] for name in wanted}
-    for start in range(0, len(images), batch):
-        # Always as many, as a program is compiled for each number; the last batch repeats its last image.
-        rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
-        inputs = [
-            keras.ops.convert_to_tensor(one) for one in (images[rows].astype(np.float32) / 127.5 - 1.0, metadata[rows])
-        ]
-        outputs = network.predict_on_batch(fit_images(network, inputs))
-        count = min(batch, len(images) - start)
-        for name, parts in said.items():
-            parts.append(outputs[name][:count])
-    return {name: np.concatenate(parts) for name, parts in said.items()}

@@ -21,7 +21,8 @@ from pydantic import (
 from model.artifact import LEAST_INPUT, MOST_INPUT, name_backbones
 from model.attention import AttentionForm, SoftAttention
 from model.backbones import BACKBONES, LAST, BackboneName, build_backbone
-from model.joining import ORDER, join_networks, split_network
+from model.familiarity import MEASURED
+from model.joining import ORDER, fit_images, join_networks, split_network
 from model.labels import CLASSES
 from model.metadata import MetadataEncoding, metadata_width
 
@@ -184,6 +185,35 @@ def build_network(config: NetworkConfig, weights: Path | str | None = None) -> k
     logits = layers.Dense(len(CLASSES), name="classifier", dtype="float32")(joined)
     outputs = {"logits": logits, "features": features, **attention} | ({"intermediate": means[0]} if means else {})
     return keras.Model([image, metadata], outputs, name=f"{config.backbone}_network")
+
+
+def run_network(
+    network: keras.Model, images: NDArray[np.uint8], metadata: NDArray[np.float32], *, batch: int = 64
+) -> dict[str, NDArray[np.float32]]:
+    """Run the network over decoded images.
+
+    Args:
+        network: From `build_network`.
+        images: `(n, s, s, 3)` uint8; brought to the network's size where that is another.
+        metadata: `(n, width)` float32.
+        batch: Images a step.
+
+    Returns:
+        Its `logits` `(n, 7)`, and `(n, f)` of each output that is `MEASURED`.
+    """
+    wanted = ["logits", *(name for name in MEASURED if name in network.output)]
+    said: dict[str, list[NDArray[np.float32]]] = {name: [] for name in wanted}
+    for start in range(0, len(images), batch):
+        # Always as many, as a program is compiled for each number; the last batch repeats its last image.
+        rows = np.minimum(np.arange(start, start + batch), len(images) - 1)
+        inputs = [
+            keras.ops.convert_to_tensor(one) for one in (images[rows].astype(np.float32) / 127.5 - 1.0, metadata[rows])
+        ]
+        outputs = network.predict_on_batch(fit_images(network, inputs))
+        count = min(batch, len(images) - start)
+        for name, parts in said.items():
+            parts.append(outputs[name][:count])
+    return {name: np.concatenate(parts) for name, parts in said.items()}
 
 
 def fit_age(network: keras.Model, encoded: NDArray[np.float32]) -> None:

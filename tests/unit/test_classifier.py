@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.artifact import shipped_artifact
-from model.build import BuiltModel, run_network
+from model.build import BuiltModel
 from model.calibration import posterior
 from model.card import model_card
 from model.classifier import GOLDEN_TOLERANCE, LOW_CONFIDENCE, UNFAMILIAR_IMAGE, Classifier, Prediction, golden_input
@@ -18,6 +18,7 @@ from model.device import CPU_BATCH_SIZE
 from model.familiarity import measure_distance
 from model.labels import CLASSES
 from model.metadata import PatientMetadata, encode_metadata
+from model.network import run_network
 from model.package import MAX_ROUNDING
 
 
