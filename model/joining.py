@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -52,8 +53,8 @@ def join_networks(networks: Sequence[keras.Model]) -> keras.Model:
 
 def split_network(network: keras.Model) -> list[keras.Model]:
     """Return the networks that `join_networks` joined, in their order, or the network itself."""
-    layers = {layer.name: layer for layer in network.layers}
-    return [layers[name] for name in _NAMES if name in layers] or [network]
+    named = {layer.name: layer for layer in network.layers}
+    return [named[name] for name in _NAMES if name in named] or [network]
 
 
 def fit_images(network: keras.Model, inputs: Sequence[Any]) -> list[Any]:
@@ -88,9 +89,10 @@ def spread_places(maps: Any, grid: tuple[int, int]) -> Any:
     _, height, width, *depth = maps.shape
     if (height, width) == grid:
         return maps
+    channels = math.prod(depth)
     # As products of matrices, which every engine computes.
-    rows = ops.matmul(_overlaps(height, grid[0]), ops.reshape(maps, (-1, height, width * (depth or [1])[0])))
-    spread = ops.matmul(_overlaps(width, grid[1]), ops.reshape(rows, (-1, grid[0], width, (depth or [1])[0])))
+    rows = ops.matmul(_overlaps(height, grid[0]), ops.reshape(maps, (-1, height, width * channels)))
+    spread = ops.matmul(_overlaps(width, grid[1]), ops.reshape(rows, (-1, grid[0], width, channels)))
     return ops.reshape(spread, (-1, *grid, *depth))
 
 
